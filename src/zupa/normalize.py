@@ -2,21 +2,30 @@
 
 One bad event must never cost its batch, so normalisation is done per event, in the worker, before any reducer,
 subscriber or exporter sees the payload. Whatever the object, the result is made of `None`, `bool`, `int` (64-bit,
-signed), `float`, `str` (valid UTF-8), `bytes`, `list` and `dict` with `str` keys, at most `MAX_DEPTH` deep and
-`MAX_NODES` large. What could not be carried whole is replaced by a string that says so, and the caller is told.
+signed), `float`, `str` (valid UTF-8), `bytes`, `list` and `dict` with `str` keys, of these exact types, at most
+`MAX_DEPTH` deep and `MAX_NODES` large. What could not be carried whole is replaced by a string that says so, and the
+caller is told. Normalising the result again changes nothing and finds nothing.
+
+The original is read, never changed, and iterators are never consumed. Objects are asked as little as can be: types
+are taken from `type`, because ``__class__`` may lie, and every object that is not plain has its own ``except``, so that
+a hostile one costs itself alone and not its neighbours.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import datetime
+import datetime as dt
 import decimal
 import enum
+import numbers
+import operator
 import os
 import re
 import traceback
 import uuid
-from collections.abc import Mapping, Sequence, Set
+from collections import UserString
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -28,22 +37,34 @@ MAX_NODES: Final = 20_000
 """Keys and items of one payload; a payload beyond it is cut."""
 
 MAX_STRING: Final = 1024 * 1024
-"""Characters of one string; a longer one is cut."""
+"""Characters of one string, and bytes of one bytes object; a longer one is cut."""
+
+MAX_TEXT: Final = 2 * 1024 * 1024
+"""Characters and bytes of one payload together; only strings longer than 256 are counted. Receivers of OTLP over gRPC
+refuse messages of more than 4 MiB, and with them the whole batch."""
 
 MAX_STACKTRACE: Final = 32 * 1024
 
+_SHORT: Final = 256
 _SURROGATES: Final = re.compile("[\ud800-\udfff]")
 _INT64_MIN: Final = -(2**63)
 _INT64_MAX: Final = 2**63 - 1
+_AS_IS: Final = frozenset({type(None), bool, float})
+_SEQUENCES: Final = frozenset({list, tuple})
+_qualname = type.__dict__["__qualname__"].__get__  # a metaclass may override the attribute
+
+# Where classes of records keep the names of their fields: dataclasses, pydantic 2 (two spellings) and 1, attrs.
+_FIELD_TABLES: Final = ("__dataclass_fields__", "__pydantic_fields__", "model_fields", "__fields__", "__attrs_attrs__")
 
 
 class Degradation:
-    """Counts, for one payload, what could not be carried whole."""
+    """Counts, for one payload, what it holds and what could not be carried whole."""
 
-    __slots__ = ("nodes", "reasons")
+    __slots__ = ("nodes", "reasons", "text")
 
     def __init__(self) -> None:
         self.nodes = 0
+        self.text = 0
         self.reasons: list[str] = []
 
     def note(self, reason: str) -> None:
@@ -59,90 +80,122 @@ def normalize(payload: Any) -> tuple[dict[str, Any], list[str]]:
         payload: A mapping or a `msgspec.Struct`. Anything else becomes ``{"value": ...}``.
 
     Never raises, not even for objects whose ``__str__``, ``__iter__`` or ``__getattr__`` raise or recurse. Exceptions
-    become ``{"type", "message", "stacktrace"}``.
+    become ``{"type", "message", "stacktrace"}``; dataclasses, attrs and pydantic objects become dicts of their fields,
+    so that reducers can tell their fields by name.
     """
     state = Degradation()
+    if payload is None:
+        return {}, state.reasons
     try:
-        if payload is None:
-            return {}, state.reasons
+        if type(payload) is dict:
+            return _mapping(payload, state, 1, (id(payload),)), state.reasons
         value = _value(payload, state, 0, ())
-        if not isinstance(value, dict):
-            value = {"value": value}
+        if type(value) is dict:
+            return value, state.reasons
+        state = Degradation()  # again, because the wrapping dict takes one level and one node of what is allowed
+        return {"value": _value(payload, state, 1, ())}, state.reasons
     except BaseException as error:  # noqa: BLE001 - a hostile object may raise SystemExit; the worker must go on
-        state.note(f"unreadable:{type(error).__name__}")
-        value = {"value": "<unreadable payload>"}
-    return value, state.reasons
+        state.note(f"unreadable:{_type_name(error)}")
+        return {"value": "<unreadable payload>"}, state.reasons
 
 
 def safe_str(value: object, limit: int = MAX_STRING) -> str:
     """``str(value)`` that never raises and is valid UTF-8, cut to *limit* characters."""
     try:
-        text = str(value)
+        return clean_text(str(value), limit)
     except BaseException as error:  # noqa: BLE001
-        return f"<unprintable {_type_name(value)}: {type(error).__name__}>"
-    return clean_text(text, limit)
+        return f"<unprintable {_type_name(value)}: {_type_name(error)}>"
 
 
 def clean_text(text: str, limit: int = MAX_STRING) -> str:
-    """Cut *text* to *limit* characters and replace lone surrogates by U+FFFD."""
+    """Cut *text* to *limit* characters and replace lone surrogates by U+FFFD. The result is exactly a `str`."""
+    if type(text) is not str:
+        text = str.__str__(text)  # the subclass's own methods may do anything
     if len(text) > limit:
         text = text[:limit]
-    if text.isascii():
-        return str.__str__(text)
-    return _SURROGATES.sub("\ufffd", text)
+    return text if text.isascii() else _SURROGATES.sub("\ufffd", text)
 
 
 def error_type(error: BaseException) -> str:
     """The qualified class name, without the module for builtins: OpenTelemetry's `error.type`."""
-    cls = type(error)
-    module = cls.__module__
-    return cls.__qualname__ if module in ("builtins", "__main__") else f"{module}.{cls.__qualname__}"
+    name = _type_name(error)
+    try:
+        module = type(error).__module__
+    except BaseException:  # noqa: BLE001 - a property of the metaclass
+        return name
+    return name if module in ("builtins", "__main__") else f"{safe_str(module, _SHORT)}.{name}"
 
 
 def _type_name(value: object) -> str:
-    return type(value).__qualname__
+    return clean_text(_qualname(type(value)), _SHORT)
 
 
 def _value(value: Any, state: Degradation, depth: int, parents: tuple[int, ...]) -> Any:
     """Normalise one value. *parents* holds the ids of the enclosing containers: a cycle is a repeat among them."""
-    cls = value.__class__
-    if value is None or cls is bool or cls is float:
+    cls = type(value)
+    if cls in _AS_IS:
         return value
     if cls is str:
         return _text(value, state)
     if cls is int:
         return _integer(value, state)
+    return _object(value, state, depth, parents)
+
+
+def _object(value: Any, state: Degradation, depth: int, parents: tuple[int, ...]) -> Any:
     state.nodes += 1
     if state.nodes > MAX_NODES:
         state.note("too_many_items")
         return "<cut: too many items>"
-    if isinstance(value, dict | list | tuple | Mapping | msgspec.Struct | Set) or _is_sequence(value):
-        return _container(value, state, depth, parents)
-    return _scalar(value, state, depth, parents)
+    try:
+        if type(value) is dict or type(value) in _SEQUENCES or _is_container(value):
+            return _container(value, state, depth, parents)
+        return _scalar(value, state, depth, parents)
+    except BaseException as error:  # noqa: BLE001 - includes RecursionError and "changed size during iteration"
+        state.note(f"unreadable:{_type_name(error)}")
+        return f"<unreadable {_type_name(value)}: {_type_name(error)}>"
 
 
-def _is_sequence(value: object) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray | memoryview)
+def _is_container(value: object) -> bool:
+    if isinstance(value, str | bytes | bytearray | memoryview | UserString):
+        return False
+    return isinstance(value, Mapping | msgspec.Struct | AbstractSet | Sequence)
 
 
 def _text(value: str, state: Degradation) -> str:
-    if len(value) > MAX_STRING:
-        state.note("string_cut")
-        value = value[:MAX_STRING]
+    if len(value) > _SHORT:
+        room = max(_SHORT, min(MAX_STRING, MAX_TEXT - state.text))
+        if len(value) > room:
+            state.note("string_cut")
+            value = value[:room]
+        state.text += len(value)
     if value.isascii():
         return value
-    cleaned = clean_text(value)
+    cleaned = _SURROGATES.sub("\ufffd", value)
     if cleaned != value:
         state.note("surrogates")
     return cleaned
 
 
-def _integer(value: int, state: Degradation) -> Any:
+def _printed(value: object, state: Degradation, limit: int = MAX_STRING) -> str:
+    """`safe_str` that tells *state* what it had to do."""
+    try:
+        text = str.__str__(str(value))
+    except BaseException as error:  # noqa: BLE001
+        state.note(f"unprintable:{_type_name(error)}")
+        return f"<unprintable {_type_name(value)}: {_type_name(error)}>"
+    if len(text) > limit:
+        state.note("string_cut")
+        text = text[:limit]
+    return _text(text, state)
+
+
+def _integer(value: int, state: Degradation) -> int | str:
     if _INT64_MIN <= value <= _INT64_MAX:
-        return int(value)
+        return value
     state.note("integer_over_64_bits")
     try:
-        return str(value)
+        return _text(str(value), state)
     except ValueError:  # CPython refuses to print integers of more than 4300 digits
         return f"<integer of {value.bit_length()} bits>"
 
@@ -156,75 +209,128 @@ def _container(value: Any, state: Degradation, depth: int, parents: tuple[int, .
         state.note("too_deep")
         return f"<cut: {_type_name(value)} deeper than {MAX_DEPTH}>"
     inside = (*parents, identity)
-    try:
-        if isinstance(value, msgspec.Struct):
-            value = {name: getattr(value, name) for name in value.__struct_fields__}
+    if type(value) not in _SEQUENCES:
         if isinstance(value, Mapping):
             return _mapping(value, state, depth + 1, inside)
-        result = []
-        for item in value:
-            state.nodes += 1
-            if state.nodes > MAX_NODES:
-                state.note("too_many_items")
-                break
-            result.append(_value(item, state, depth + 1, inside))
-        return result
-    except BaseException as error:  # noqa: BLE001 - includes RecursionError and "changed size during iteration"
-        state.note(f"unreadable:{type(error).__name__}")
-        return f"<unreadable {_type_name(value)}: {type(error).__name__}>"
+        if isinstance(value, msgspec.Struct):
+            return _mapping({name: getattr(value, name) for name in value.__struct_fields__}, state, depth + 1, inside)
+    return [_value(item, state, depth + 1, inside) for item in _take(value, state)]
+
+
+def _take(items: Iterable[Any], state: Degradation) -> list[Any]:
+    """Copy as many items as the payload may still have, in one C call for builtin containers.
+
+    So the window in which another thread may change them is as small as can be, and an endless iterable ends. A
+    ``__len__`` is never asked.
+    """
+    room = max(0, MAX_NODES - state.nodes)
+    taken = list(islice(iter(items), room + 1))
+    if len(taken) > room:
+        state.note("too_many_items")
+        del taken[room:]
+    state.nodes += len(taken)
+    return taken
 
 
 def _mapping(value: Mapping[Any, Any], state: Degradation, depth: int, parents: tuple[int, ...]) -> dict[str, Any]:
-    # list(items()) is one C call for a dict: the window in which another thread may change it is as small as can be.
     result: dict[str, Any] = {}
-    for key, item in list(value.items()):
-        state.nodes += 1
-        if state.nodes > MAX_NODES:
-            state.note("too_many_items")
-            break
-        if key.__class__ is str:
-            name = _text(key, state)
+    if type(value) is dict and len(value) <= MAX_NODES - state.nodes:
+        items = list(value.items())  # what `_take` does, without its detours
+        state.nodes += len(items)
+    else:
+        items = _take(value.items(), state)
+    for key, item in items:
+        # The checks of `_text`, `_integer` and `_value` for the likely cases, in line: this is the hot loop.
+        if type(key) is not str or len(key) > _SHORT or not key.isascii():
+            key = _key(key, state)  # noqa: PLW2901
+        cls = type(item)
+        if cls in _AS_IS or (cls is str and len(item) <= _SHORT and item.isascii()):
+            result[key] = item
         else:
-            name = safe_str(key, 256)
-            state.note("key_not_str")
-        result[name] = _value(item, state, depth, parents)
+            result[key] = _value(item, state, depth, parents)
+    if len(result) < len(items):
+        state.note("key_collision")
     return result
 
 
-def _scalar(value: Any, state: Degradation, depth: int, parents: tuple[int, ...]) -> Any:
-    """Everything that is neither plain nor a container, from the likely to the hopeless."""
+def _key(key: Any, state: Degradation) -> str:
+    if isinstance(key, str):
+        return _text(str.__str__(key), state)
+    state.note("key_not_str")
+    return _printed(key, state, _SHORT)
+
+
+def _scalar(value: Any, state: Degradation, depth: int, parents: tuple[int, ...]) -> Any:  # noqa: C901, PLR0911, PLR0912
+    """Everything that is neither plain nor a container, from the likely to the hopeless.
+
+    Conversions go through the base class, because a subclass may override ``__str__`` or ``__int__``.
+    """
     if isinstance(value, BaseException):
-        return _exception(value, state)
+        return _exception(value, state, depth)
     if isinstance(value, enum.Enum):
-        return _value(value.value, state, depth, parents)
-    if isinstance(value, bool | float):
-        return value
+        # One level deeper, so that a `value` that is the member itself ends.
+        return _value(value.value, state, depth + 1, parents) if depth < MAX_DEPTH else _printed(value, state)
+    if isinstance(value, float):
+        return float.__float__(value)
     if isinstance(value, int):
-        return _integer(int(value), state)
+        return _integer(int.__int__(value), state)
     if isinstance(value, str):
         return _text(str.__str__(value), state)
     if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value)
-    if isinstance(value, datetime.date | datetime.time):
-        return value.isoformat()
-    if isinstance(value, datetime.timedelta):
-        return value.total_seconds()
-    if isinstance(value, uuid.UUID | decimal.Decimal | os.PathLike):
-        return safe_str(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
-        return _container(fields, state, depth, (*parents, id(value)) if id(value) not in parents else parents)
+        return _bytes(value, state)
+    if isinstance(value, dt.date | dt.time):
+        return _text(str.__str__(value.isoformat()), state)
+    if isinstance(value, dt.timedelta):
+        return dt.timedelta.total_seconds(value)
+    if isinstance(value, uuid.UUID | decimal.Decimal | os.PathLike | UserString):
+        return _printed(value, state)
+    if isinstance(value, numbers.Integral):  # numpy's integers
+        return _integer(operator.index(value), state)
+    if isinstance(value, numbers.Real):
+        return float.__float__(float(value))
+    if not isinstance(value, type):
+        for table in _FIELD_TABLES:
+            fields = getattr(type(value), table, None)
+            if isinstance(fields, Mapping | tuple) and fields:
+                return _record(value, fields, state, depth, parents)
     state.note(f"not_data:{_type_name(value)}")
-    return safe_str(value, 4096)
+    return _printed(value, state, 4096)
 
 
-def _exception(error: BaseException, state: Degradation) -> dict[str, Any]:
-    message = safe_str(error, 4096)
+def _record(value: Any, fields: Any, state: Degradation, depth: int, parents: tuple[int, ...]) -> Any:
+    if id(value) in parents:
+        state.note("cycle")
+        return f"<cycle: {_type_name(value)}>"
+    names = list(fields) if isinstance(fields, Mapping) else [field.name for field in fields]
+    return _container({name: getattr(value, name, None) for name in names}, state, depth, (*parents, id(value)))
+
+
+def _bytes(value: bytes | bytearray | memoryview, state: Degradation) -> bytes:
+    view = memoryview(value)
+    data = view.tobytes() if view.ndim != 1 or view.nbytes <= _SHORT else view[: MAX_STRING + 1].tobytes()
+    if len(data) <= _SHORT:
+        return data
+    room = max(_SHORT, min(MAX_STRING, MAX_TEXT - state.text))
+    if len(data) > room:
+        state.note("bytes_cut")
+        data = data[:room]
+    state.text += len(data)
+    return data
+
+
+def _exception(error: BaseException, state: Degradation, depth: int) -> Any:
+    message = _printed(error, state, 4096)
+    if depth >= MAX_DEPTH:
+        state.note("too_deep")
+        return _text(f"{error_type(error)}: {message}", state)
     result = {"type": error_type(error), "message": message}
+    state.nodes += 3
     try:
         stack = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     except BaseException as failure:  # noqa: BLE001 - format_exception calls the exception's own __str__
-        state.note(f"stacktrace:{type(failure).__name__}")
-    else:
-        result["stacktrace"] = clean_text(stack[-MAX_STACKTRACE:])
+        state.note(f"stacktrace:{_type_name(failure)}")
+        return result
+    if len(stack) > MAX_STACKTRACE:
+        state.note("stacktrace_cut")
+    result["stacktrace"] = _text(stack[-MAX_STACKTRACE:], state)
     return result

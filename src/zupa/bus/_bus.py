@@ -1,0 +1,563 @@
+"""`ReducerEventBus`: the bus itself, and its ingest stage."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from threading import get_ident
+from types import TracebackType
+from typing import Any, Final, overload
+
+from zupa.bus import _process
+from zupa.bus._assemble import check_call, resolve_names
+from zupa.bus._batch import BatchProcessor
+from zupa.bus._context import SPAN_KEY, get_context
+from zupa.bus._dispatch import Dispatcher
+from zupa.bus._flush import FlushRequest
+from zupa.bus._incidents import IncidentLog
+from zupa.bus._ledger import Ledger
+from zupa.bus._loop import LoopThread
+from zupa.bus._patterns import Pattern
+from zupa.bus._queue import CHUNK, IngestQueue, estimate_bytes
+from zupa.bus._reducers import Registration
+from zupa.bus._stream import EventStream, StreamSubscription
+from zupa.bus._subscriptions import (
+    DEFAULT_MAILBOX_SIZE,
+    AsyncSubscription,
+    InlineSubscription,
+    Subscription,
+    ThreadSubscription,
+)
+from zupa.bus._worker import Worker
+from zupa.config import BusConfig
+from zupa.errors import ConfigurationError
+from zupa.event import Event
+from zupa.ports import Clock, EventExporter, Payload, Reducer, Subscriber, Unregister
+from zupa.statistics import BusStatistics
+
+MAX_DEPTH: Final = 8
+"""Emits from within reducers and subscribers may trigger each other this deep; deeper is a feedback loop."""
+
+_FLAT: Final = frozenset({int, float, bool, type(None)})
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    time_ns = staticmethod(time.time_ns)
+    monotonic_ns = staticmethod(time.monotonic_ns)
+
+
+class ReducerEventBus:
+    """An event bus whose `emit` costs the caller one push; everything else happens on a worker thread.
+
+    Args:
+        config: Settings; `BusConfig.from_env()` when not given.
+        exporters: Exporters to start with; see `add_exporter`.
+        clock: Source of time stamps, for tests.
+
+    The worker starts at the first event. A bus that was used is flushed at exit within `shutdown_timeout_millis`;
+    ``with bus:`` and ``async with bus:`` do so earlier. What can be lost, and where it is counted, is in the README.
+
+    Concurrency: every method may be called from any thread, and from any event loop.
+    """
+
+    def __init__(
+        self, config: BusConfig | None = None, *, exporters: Iterable[EventExporter] = (), clock: Clock | None = None
+    ) -> None:
+        if config is not None and not isinstance(config, BusConfig):
+            raise ConfigurationError(f"config={config!r} is unusable: pass a BusConfig, e.g. BusConfig(max_queue_size=4096)")
+        self._config = config or BusConfig.from_env()
+        self._clock: Clock = clock or SystemClock()
+        self._time_ns = self._clock.time_ns
+        self._strict = self._config.strict
+        self._shut_down = False
+        self._dispatcher = Dispatcher()
+        self._incidents = IncidentLog(time.monotonic_ns)
+        self._loop_thread = LoopThread()
+        self.exit_timeout_millis = self._config.shutdown_timeout_millis
+        self._reset()
+        _process.track(self)
+        for exporter in exporters:
+            self.add_exporter(exporter)
+
+    def _reset(self) -> None:
+        """Make everything that belongs to one process and one boot id."""
+        self._pid = os.getpid()
+        self._boot_id = os.urandom(8).hex()
+        self._lock = threading.RLock()
+        self._ledger = Ledger()
+        self._queue = IngestQueue(self._config.max_queue_size, self._config.max_queue_bytes)
+        self._worker = Worker(
+            self._queue,
+            self._ledger,
+            self._dispatcher,
+            self._config,
+            self._clock,
+            self._incidents,
+            (self._boot_id, self._pid),
+        )
+        # What the hot path touches, bound once.
+        self._put = self._queue.put
+        self._take_permit = self._queue.permits.pop
+        # Set whenever an emit needs more than the hot path: not started, strict, or shut down.
+        self._attention = True
+
+    # -- the ingest stage ----------------------------------------------------------------------------------------
+
+    @overload
+    def emit(
+        self, channel: str, name: str, payload: Payload | None = None, *, metadata: Mapping[str, Any] | None = None
+    ) -> None: ...
+
+    @overload
+    def emit(
+        self, channel: str, name: Payload | None = None, *, metadata: Mapping[str, Any] | None = None
+    ) -> None: ...
+
+    @overload
+    def emit(self, channel: Event) -> None: ...
+
+    def emit(
+        self,
+        channel: Any,
+        name: Any = None,
+        payload: Any = None,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Queue one event for the worker: ``emit("engine", "node_started", {...})``.
+
+        ``emit("engine:node_started", {...})`` and ``emit(Event("engine", "node_started", {...}))`` do the same. The
+        trace context that is current here, and the time, go with the event.
+
+        Args:
+            channel: The channel, or a whole topic ``channel:name``, or an `Event` draft.
+            name: The name within the channel; see `zupa.event` for the grammar.
+            payload: String keys to data. A dict is copied, one level deep; do not change what it holds before the
+                worker has seen it (about 20 ms). A `msgspec.Struct` becomes a payload in the worker.
+            metadata: Data about the event.
+
+        Raises:
+            InvalidEventError: on a strict bus only (`BusConfig.strict`), for a bad name or payload. Otherwise nothing:
+                an event that cannot be taken is counted in ``statistics().dropped``.
+
+        Concurrency: any thread, event loop, signal handler or finaliser; O(size of the payload's top level). Takes no
+        lock and does no I/O.
+        """
+        if self._attention and not self._attend(channel, name, payload, metadata):
+            return
+        try:
+            wake = self._take_permit()
+        except IndexError:
+            self._ledger.drops["queue_full"].increment()
+            self._worker.hurry()
+            return
+        charge = 0
+        try:
+            depth = self._worker.depth
+            if depth:
+                if self._worker.ident != get_ident():
+                    depth = 0
+                elif depth > MAX_DEPTH:
+                    self._return_permit("reentrant")
+                    return
+            if name.__class__ is not str:
+                channel, name, payload = resolve_names(channel, name, payload)
+            if payload.__class__ is dict:
+                payload = payload.copy()
+                size = 0
+                for value in payload.values():
+                    kind = value.__class__
+                    if kind is str:
+                        size += len(value)
+                    elif kind not in _FLAT:
+                        size += estimate_bytes(value)
+                if size > CHUNK and (charge := self._queue.reserve_bytes(size)) < 0:
+                    self._return_permit("bytes_full")
+                    return
+            elif (payload is not None or name is None) and (
+                charge := self._queue.reserve_bytes(estimate_bytes(channel if name is None else payload))
+            ) < 0:
+                self._return_permit("bytes_full")
+                return
+            if metadata is not None:
+                metadata = dict(metadata)
+            span = get_context().get(SPAN_KEY)
+            context = None if span is None else span.get_span_context()
+            self._put((self._time_ns(), context, channel, name, payload, metadata, depth, charge))
+        except Exception:  # noqa: BLE001 - a hostile payload or span; the application must not notice
+            self._queue.release_bytes(charge)
+            self._return_permit("invalid_event")
+            return
+        if wake:
+            self._tend()
+
+    def _attend(self, channel: Any, name: Any, payload: Any, metadata: Any) -> bool:
+        """Do what the hot path does not; return whether the event may go on."""
+        if self._shut_down:
+            self._ledger.drop("already_shutdown")
+            return False
+        if self._strict:
+            check_call(*resolve_names(channel, name, payload), metadata)
+        self._start()
+        return True
+
+    def _return_permit(self, reason: str) -> None:
+        # First counted, then returned: in between, the event is counted twice rather than not at all, and a snapshot
+        # is taken by whoever holds the ledger's lock; `_snapshot` reads the drops before the queue for that reason.
+        self._ledger.drop(reason)
+        self._queue.permits.append(False)
+
+    def _tend(self) -> None:
+        """Once in a few hundred events: wake the worker early, and see to its health."""
+        self._worker.hurry()
+        if self._pid != os.getpid():  # a fork that ran no hooks
+            self.reset_after_fork()
+        self._worker.supervise()
+
+    # -- registrations -------------------------------------------------------------------------------------------
+
+    def use(self, reducer: Any = None, pattern: str | None = None, *, name: str | None = None) -> Any:
+        """Register *reducer*, behind those that are registered, for all events or those that match *pattern*.
+
+        Also a decorator: ``@bus.use`` and ``@bus.use(pattern="engine:*")``; it returns the function, which stays
+        registered.
+
+        Args:
+            reducer: Called by the worker with one `Event`; returns an Event (use `Event.replace` for a changed copy),
+                a list or tuple of Events (fan-out), or None (filtered). See `zupa.ports.Reducer` for what happens
+                when it raises.
+            pattern: Which events it is for; see `zupa.bus._patterns`. The pattern is matched against the topic that
+                earlier reducers left the event with.
+            name: Its name in statistics and logs; the function's own name by default.
+        Returns:
+            A callable that unregisters the reducer (idempotent).
+        Raises:
+            PatternError: *pattern* can never match.
+            ConfigurationError: *reducer* is not callable.
+        """
+        if reducer is None or (isinstance(reducer, str) and pattern is None):
+            scope = pattern if reducer is None else reducer
+
+            def decorate(function: Reducer) -> Reducer:
+                self._use(function, scope, name)
+                return function
+
+            return decorate
+        return self._use(reducer, pattern, name)
+
+    def _use(self, reducer: Reducer, pattern: str | None, name: str | None) -> Unregister:
+        if not callable(reducer):
+            raise ConfigurationError(f"a reducer must be callable with one Event, got {type(reducer).__name__}")
+        if inspect.iscoroutinefunction(reducer):
+            raise ConfigurationError(
+                f"reducer {_name_of(reducer)} is async; reducers run one after another on the worker's thread and must "
+                "be plain functions. Use an async subscriber for work that waits"
+            )
+        scope = None if pattern is None else Pattern(pattern)
+        with self._lock:
+            taken = {item.name for item in self._dispatcher.reducers}
+            label = self._dispatcher.unique_name(name or _name_of(reducer), taken)
+            registration = Registration(reducer, scope, label)
+            self._dispatcher.add_reducer(registration)
+        return lambda: self._dispatcher.remove_reducer(registration)
+
+    def subscribe(
+        self, pattern: str, handler: Subscriber, *, name: str | None = None, max_queue_size: int | None = None
+    ) -> Unregister:
+        """Call *handler* with every event that matches *pattern* and has passed the reducers.
+
+        A plain function is called on the worker's thread; it should be quick. With *max_queue_size*, or when it turns
+        out slow (`BusConfig.slow_subscriber_millis`), it gets a queue and a thread of its own. An async function is
+        awaited on the event loop that is running here, or on a loop of the bus's own. Queues evict their oldest events
+        when full, and count them as `missed`.
+
+        Returns:
+            A callable that unsubscribes: idempotent, safe during dispatch; the handler is not called after it, except
+            for a call that is under way on another thread.
+        Raises:
+            PatternError: *pattern* can never match.
+            ConfigurationError: *handler* is not callable, or *max_queue_size* is not a positive whole number.
+        """
+        compiled = Pattern(pattern)
+        if not callable(handler):
+            raise ConfigurationError(f"a subscriber must be callable with one Event, got {type(handler).__name__}")
+        capacity = _capacity(max_queue_size)
+        with self._lock:
+            label = self._unique_subscriber(name or _name_of(handler))
+            subscription: Subscription
+            if _is_async(handler):
+                subscription = AsyncSubscription(
+                    label, compiled, handler, self._subscriber_failed, capacity, self._running_loop()
+                )
+            elif max_queue_size is not None:
+                subscription = ThreadSubscription(label, compiled, handler, self._subscriber_failed, capacity)
+            else:
+                subscription = InlineSubscription(label, compiled, handler, self._subscriber_failed)
+            self._dispatcher.add_subscription(subscription)
+        return lambda: self._dispatcher.remove_subscription(subscription.key)
+
+    def stream(self, pattern: str = "*", *, max_queue_size: int = 1024) -> EventStream:
+        """Return an async iterator over the events that match *pattern*, from now on; see `EventStream`.
+
+        Raises:
+            PatternError: *pattern* can never match.
+            ConfigurationError: *max_queue_size* is not a positive whole number.
+        """
+        compiled, capacity = Pattern(pattern), _capacity(max_queue_size)
+        with self._lock:
+            subscription = StreamSubscription(self._unique_subscriber(f"stream({pattern})"), compiled, capacity)
+            subscription.active = not self._shut_down
+            self._dispatcher.add_subscription(subscription)
+        dispatcher, key = self._dispatcher, subscription.key
+        return EventStream(subscription, lambda: dispatcher.remove_subscription(key))
+
+    def add_exporter(self, exporter: EventExporter, *, name: str | None = None, pattern: str = "*") -> Unregister:
+        """Export every event that matches *pattern* through *exporter*, in batches, on a thread of its own.
+
+        Returns:
+            A callable that detaches the exporter: what it holds is flushed and it is shut down within
+            `shutdown_timeout_millis`. Idempotent.
+        Raises:
+            PatternError: *pattern* can never match.
+            ConfigurationError: *exporter* lacks one of the methods of `EventExporter`.
+        """
+        missing = [x for x in ("export", "force_flush", "shutdown") if not callable(getattr(exporter, x, None))]
+        if missing:
+            raise ConfigurationError(
+                f"exporter {type(exporter).__name__} lacks {', '.join(missing)}(); see zupa.EventExporter. "
+                "To use an OpenTelemetry SpanExporter or LogRecordExporter wrap it in zupa.otel.OtelEventExporter"
+            )
+        compiled = Pattern(pattern)
+        with self._lock:
+            taken = {item.name for item in self._dispatcher.processors}
+            label = self._dispatcher.unique_name(name or type(exporter).__name__, taken)
+            processor = BatchProcessor(exporter, label, compiled, self._config, self._clock, self._incidents)
+            self._dispatcher.add_processor(processor)
+
+        def detach() -> None:
+            if processor in self._dispatcher.processors:
+                self._dispatcher.remove_processor(processor)
+                request = self._request(self._config.shutdown_timeout_millis, closing=True)
+                processor.flush(request)
+                if not request.wait(self._config.shutdown_timeout_millis / 1e3):
+                    processor.abandon()
+
+        return detach
+
+    # -- lifecycle -----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the worker now instead of at the first event. Idempotent; after `shutdown` it does nothing."""
+        if not self._shut_down:
+            self._start()
+
+    def _start(self) -> None:
+        if self._pid != os.getpid():
+            self.reset_after_fork()
+        if self._worker.supervise():
+            # A strict bus looks at each event, so it keeps the attention.
+            self._attention = self._strict or self._shut_down
+            _process.flush_at_exit()
+
+    def force_flush(self, timeout_millis: float = 30_000) -> bool:
+        """Wait until all that was emitted before has been handled by subscribers and acknowledged by exporters.
+
+        Returns:
+            False when that took longer than *timeout_millis*, when an exporter could not flush, or when the caller is
+            itself one of those who are waited for (a reducer, a subscriber).
+        """
+        if get_ident() == self._worker.ident and self._worker.depth:
+            self._incidents.report("flush", "force_flush was called by a reducer or subscriber, which it would wait for")
+            return False
+        request = self._begin(timeout_millis, closing=False, blocked_loop=_current_loop())
+        return request.wait(timeout_millis / 1e3)
+
+    async def aflush(self, timeout_millis: float = 30_000) -> bool:
+        """`force_flush` that awaits instead of blocking the event loop."""
+        return await _completion(self._begin(timeout_millis, closing=False), timeout_millis)
+
+    def shutdown(self, timeout_millis: float | None = None) -> bool:
+        """Take no more events, flush, shut the exporters down; all within *timeout_millis*.
+
+        Args:
+            timeout_millis: `BusConfig.shutdown_timeout_millis` when None.
+        Returns:
+            Whether everything was handled. What was not is counted as dropped (`shutdown_timeout`). Idempotent.
+        """
+        timeout = self._config.shutdown_timeout_millis if timeout_millis is None else timeout_millis
+        if not self._close():
+            return True
+        request = self._begin(timeout, closing=True, blocked_loop=_current_loop())
+        return self._finish(request.wait(timeout / 1e3))
+
+    async def aclose(self) -> None:
+        """`shutdown` that awaits instead of blocking the event loop."""
+        timeout = self._config.shutdown_timeout_millis
+        if self._close():
+            self._finish(await _completion(self._begin(timeout, closing=True), timeout))
+
+    def _request(self, timeout_millis: float, *, closing: bool, blocked_loop: object = None) -> FlushRequest:
+        deadline_ns = time.monotonic_ns() + int(timeout_millis * 1e6)
+        return FlushRequest(deadline_ns, closing=closing, blocked_loop=blocked_loop)
+
+    def _begin(self, timeout_millis: float, *, closing: bool, blocked_loop: object = None) -> FlushRequest:
+        request = self._request(timeout_millis, closing=closing, blocked_loop=blocked_loop)
+        if self._pid != os.getpid():
+            self.reset_after_fork()
+        if self._worker.stopped:
+            request.done(ok=closing)
+            return request
+        self._put(request)
+        if self._worker.supervise():
+            self._worker.hurry()
+        else:
+            self._worker.run_inline()
+        return request
+
+    def _close(self) -> bool:
+        with self._lock:
+            if self._shut_down:
+                return False
+            self._shut_down = self._attention = True
+        return True
+
+    def _finish(self, ok: bool) -> bool:
+        self._worker.stop()
+        left = self._worker.abandon()
+        for processor in self._dispatcher.processors:
+            left += processor.abandon()
+        for subscription in self._dispatcher.subscriptions:
+            subscription.close()
+        self._loop_thread.close()
+        with self._ledger.lock:
+            dropped = self._ledger.dropped()
+        self._incidents.report_losses(dropped, final=True)
+        self._incidents.silenced = True
+        _process.untrack(self)
+        return ok and not left
+
+    def reset_after_fork(self) -> None:
+        """Start over in a forked child: fresh worker, empty queue, new boot id. Called by the fork hook."""
+        discarded = len(self._queue) + self._ledger.in_flight
+        self._incidents.reset_after_fork()
+        self._loop_thread = LoopThread()
+        self._dispatcher.reset_after_fork()
+        self._reset()
+        if discarded:
+            self._ledger.drop_many("fork_discarded", discarded)
+
+    # -- statistics ----------------------------------------------------------------------------------------------
+
+    def statistics(self) -> BusStatistics:
+        """Return a snapshot of everything that this bus counts; see `BusStatistics` for the law that it keeps."""
+        dispatcher, ledger = self._dispatcher, self._ledger
+        with ledger.lock:
+            # Drops first: an emit that is being dropped counts its drop before it returns its permit, so it may be
+            # missed here for an instant but is never left out of a later snapshot.
+            dropped = ledger.dropped()
+            queued = len(self._queue)
+            delivered, filtered, in_flight = ledger.delivered, ledger.filtered, ledger.in_flight
+            fanned_out, degraded, seq = ledger.fanned_out, ledger.degraded, ledger.seq
+            high_watermark = max(ledger.high_watermark, queued)
+        return BusStatistics(
+            emitted=delivered + filtered + sum(dropped.values()) + queued + in_flight,
+            delivered=delivered,
+            filtered=filtered,
+            fanned_out=fanned_out,
+            dropped=dropped,
+            queued=queued,
+            in_flight=in_flight,
+            degraded=degraded,
+            seq=seq,
+            queue_capacity=self._config.max_queue_size,
+            high_watermark=self._config.max_queue_size if "queue_full" in dropped else high_watermark,
+            reducers={item.name: item.statistics() for item in dispatcher.reducers},
+            subscribers={item.name: item.statistics() for item in dispatcher.subscriptions},
+            exported={item.name: item.statistics() for item in dispatcher.processors},
+            worker_restarts=self._worker.restarts,
+            boot_id=self._boot_id,
+            pid=self._pid,
+        )
+
+    # -- context managers, small helpers -------------------------------------------------------------------------
+
+    def __enter__(self) -> ReducerEventBus:
+        self.start()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.shutdown()
+
+    async def __aenter__(self) -> ReducerEventBus:
+        self.start()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        state = "shut down" if self._shut_down else f"{len(self._queue)}/{self._config.max_queue_size} queued"
+        return f"<{type(self).__name__} {state}>"
+
+    def _unique_subscriber(self, wanted: str) -> str:
+        return self._dispatcher.unique_name(wanted, {item.name for item in self._dispatcher.subscriptions})
+
+    def _subscriber_failed(self, name: str, error: BaseException) -> None:
+        self._incidents.report(f"subscriber:{name}", "subscriber %s raised %s", name, error, error=error)
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        return _current_loop() or self._loop_thread.loop
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    name = getattr(function, "name", None)
+    if isinstance(name, str) and name:
+        return name
+    return str(getattr(function, "__qualname__", None) or type(function).__qualname__).rpartition("<locals>.")[2]
+
+
+def _is_async(handler: Any) -> bool:
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004
+
+
+def _capacity(max_queue_size: int | None) -> int:
+    if max_queue_size is None:
+        return DEFAULT_MAILBOX_SIZE
+    if isinstance(max_queue_size, bool) or not isinstance(max_queue_size, int) or max_queue_size < 1:
+        raise ConfigurationError(f"max_queue_size={max_queue_size!r} is unusable: it must be a whole number >= 1")
+    return max_queue_size
+
+
+def _current_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+async def _completion(request: FlushRequest, timeout_millis: float) -> bool:
+    loop = asyncio.get_running_loop()
+    completed = asyncio.Event()
+
+    def tell() -> None:
+        try:
+            loop.call_soon_threadsafe(completed.set)
+        except RuntimeError:  # the loop was closed while it waited: nobody is left to tell
+            return
+
+    request.on_completion(tell)
+    try:
+        await asyncio.wait_for(completed.wait(), timeout_millis / 1e3)
+    except asyncio.TimeoutError:
+        return False
+    return request.ok

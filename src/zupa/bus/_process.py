@@ -1,0 +1,71 @@
+"""What the process does to every live bus: fork, and exit."""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import multiprocessing.util
+import os
+import time
+import weakref
+from typing import Protocol
+
+
+class ProcessAware(Protocol):
+    """A bus, as far as fork and exit are concerned."""
+
+    exit_timeout_millis: float
+
+    def reset_after_fork(self) -> None: ...
+
+    def shutdown(self, timeout_millis: float | None = None) -> bool: ...
+
+
+_live: weakref.WeakSet[ProcessAware] = weakref.WeakSet()
+_exit_hook_pid = 0
+
+
+def track(bus: ProcessAware) -> None:
+    """Reset *bus* in forked children from now on."""
+    _live.add(bus)
+
+
+def untrack(bus: ProcessAware) -> None:
+    """Leave *bus* alone at exit: it is shut down."""
+    _live.discard(bus)
+
+
+def flush_at_exit() -> None:
+    """Shut down all live buses when this process ends, also where it ends without `atexit`.
+
+    Children of `multiprocessing` leave by `os._exit`, but run multiprocessing's own finalizers first; those are wiped
+    when the child starts, so it has to be asked in the child, at the first event.
+    """
+    global _exit_hook_pid  # noqa: PLW0603 - one hook a process
+    pid = os.getpid()
+    if _exit_hook_pid == pid:
+        return
+    if _exit_hook_pid == 0:
+        atexit.register(shutdown_all)
+    _exit_hook_pid = pid
+    if multiprocessing.parent_process() is not None:
+        multiprocessing.util.Finalize(None, shutdown_all, exitpriority=10)
+
+
+def shutdown_all() -> None:
+    """Shut down every live bus; all of them together within the longest of their deadlines."""
+    buses = list(_live)
+    if not buses:
+        return
+    deadline = time.monotonic() + max(bus.exit_timeout_millis for bus in buses) / 1e3
+    for bus in buses:
+        bus.shutdown(min(bus.exit_timeout_millis, max(1.0, (deadline - time.monotonic()) * 1e3)))
+
+
+def _after_fork_in_child() -> None:
+    for bus in list(_live):
+        bus.reset_after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
