@@ -19,9 +19,10 @@ venv: $(VENV)/.stamp-check ## Create .venv with zupa (editable) and all tools
 
 # The wheel's build backend comes first, pinned like the rest: pip would otherwise fetch one of its own for the build.
 $(VENV)/.stamp: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
-	    echo "zupa needs Python 3.10 or newer, but $(PYTHON) is $$($(PYTHON) --version 2>&1 || true)"; \
-	    echo "Name a newer one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; } >&2
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
+	    found=$$($(PYTHON) --version 2>&1) || found="not there"; \
+	    echo "zupa needs Python 3.10 or newer, but $(PYTHON) is $$found."; \
+	    echo "Name another: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; } >&2
 	@echo "venv: installing into $(VENV)"
 	@$(PYTHON) -m venv $(VENV) || { \
 	    echo "$(PYTHON) cannot create virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
@@ -56,9 +57,10 @@ imports: $(VENV)/.stamp-check
 	@$(BIN)/lint-imports
 
 # Pyright runs on Node.js, which its extra brings as a wheel; on a platform without that wheel there may be none.
+# It finds the package to verify by the `python` on PATH; --pythonpath has no effect on --verifytypes.
 api: $(VENV)/.stamp-check
 	@if $(BIN)/pyright --version >/dev/null 2>&1; then \
-	    $(BIN)/pyright --pythonpath $(BIN)/python --verifytypes zupa --ignoreexternal; \
+	    PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pyright --verifytypes zupa --ignoreexternal; \
 	else \
 	    echo "api: SKIPPED, pyright does not start here (it needs Node.js); the public types are not verified"; \
 	fi

@@ -1,0 +1,77 @@
+"""zupa: an OpenTelemetry-integrated event bus for agent runtimes."""
+
+from zupa._wiring import Telemetry, configure, get_bus
+from zupa.bus import EventStream, ReducerEventBus
+from zupa.config import BusConfig, DropPolicy
+from zupa.errors import (
+    CheckpointError,
+    ConfigurationError,
+    EngineError,
+    GraphValidationError,
+    InvalidEventError,
+    InvalidUpdateError,
+    LifecycleError,
+    NodeNotFoundError,
+    PatternError,
+    RecursionLimitError,
+    ZupaError,
+)
+from zupa.event import Event
+from zupa.ports import (
+    Checkpoint,
+    Checkpointer,
+    Clock,
+    EventBus,
+    EventExporter,
+    ExportResult,
+    LedgerEvent,
+    Reducer,
+    RuntimeResource,
+    Subscriber,
+)
+from zupa.span import NodeSpan, current_node
+from zupa.statistics import BusStatistics, ExporterStatistics, ReducerStatistics, SubscriberStatistics
+from zupa.transition import Transition, TransitionLink
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BusConfig",
+    "BusStatistics",
+    "Checkpoint",
+    "CheckpointError",
+    "Checkpointer",
+    "Clock",
+    "ConfigurationError",
+    "DropPolicy",
+    "EngineError",
+    "Event",
+    "EventBus",
+    "EventExporter",
+    "EventStream",
+    "ExportResult",
+    "ExporterStatistics",
+    "GraphValidationError",
+    "InvalidEventError",
+    "InvalidUpdateError",
+    "LedgerEvent",
+    "LifecycleError",
+    "NodeNotFoundError",
+    "NodeSpan",
+    "PatternError",
+    "RecursionLimitError",
+    "Reducer",
+    "ReducerEventBus",
+    "ReducerStatistics",
+    "RuntimeResource",
+    "Subscriber",
+    "SubscriberStatistics",
+    "Telemetry",
+    "Transition",
+    "TransitionLink",
+    "ZupaError",
+    "__version__",
+    "configure",
+    "current_node",
+    "get_bus",
+]

@@ -51,6 +51,8 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
         interrupt_reason: Why the run waits.
         interrupt_ids: The engine's ids of the interrupts.
         checkpoint_id: The checkpoint that was written, or that a resumed run started from.
+        checkpoint_parent_id: The checkpoint before the one that was written.
+        checkpoint_source: Why it was written: ``input``, ``loop``, ``interrupt``.
         trace_id, span_id, trace_flags, trace_state: The span of this run, step or node.
         parent_span_id: Its parent, 0 for a root.
         parent_is_remote: The parent lives in another process.
@@ -89,6 +91,8 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
     interrupt_reason: str = ""
     interrupt_ids: Sequence[str] = ()
     checkpoint_id: str = ""
+    checkpoint_parent_id: str = ""
+    checkpoint_source: str = ""
     trace_id: int = 0
     span_id: int = 0
     trace_flags: int = 0
@@ -159,6 +163,8 @@ _PLAIN_FIELDS: Final = (
     "interrupt_reason",
     "interrupt_ids",
     "checkpoint_id",
+    "checkpoint_parent_id",
+    "checkpoint_source",
     "trace_state",
     "start_ns",
     "end_ns",

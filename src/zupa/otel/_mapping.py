@@ -256,9 +256,12 @@ def _log(
     event: Event, payload: Payload, row: Row, resource: Resource, scope: InstrumentationScope, limits: Limits
 ) -> tuple[ReadableLogRecord, int]:
     body = payload.get("message")
+    attributes = row.attributes(payload)
+    if row.signal is Signal.SPAN and payload.get("phase") == "failed":  # an end that lacks a span of its own
+        attributes.update(exception_attributes(payload))
     return _record(
         event,
-        row.attributes(payload),
+        attributes,
         event_name=row.event_name or f"{event.channel}.{event.name.replace(':', '.')}",
         severity=row.severity or severity_of(event.name),
         body=body if isinstance(body, str) else None,

@@ -69,8 +69,6 @@ DEFAULT_KEYS: Final[frozenset[str]] = frozenset(
 """Source: Sentry's EventScrubber DEFAULT_DENYLIST, and what model and cloud providers call their credentials. Session
 *ids* are not in it: ``session.id`` is an OpenTelemetry attribute that says which conversation an event belongs to."""
 
-_MAX_CACHED: Final = 4096
-_MAX_CACHED_LENGTH: Final = 128
 _LOWER_TO_UPPER: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _LANGUAGE_TOKEN: Final = re.compile(  # time_to_first_token, cost_per_token, eos_token: parts of a text, not credentials
     r"(?:^|_)(?:first|last|input|output|prompt|completion|per|bos|eos|pad|unk|mask|sep|cls|stop)_token$"
@@ -86,28 +84,18 @@ def words_of(key: str) -> str:
 
 
 class KeyMatcher:
-    """Tells whether a key names a secret. Verdicts are remembered for the most recent 4096 short keys."""
+    """Tells whether a key names a secret."""
 
     def __init__(self, keys: Iterable[str], allow: Iterable[str]) -> None:
         entries = _strings("redact(keys)", keys)
         self._allowed = frozenset(words_of(key) for key in _strings("redact(allow)", allow))
         self._pattern = re.compile("|".join(sorted(map(_entry_pattern, entries))) or r"(?!)")
-        self._verdicts: dict[str, bool] = {}
 
     def __call__(self, key: str) -> bool:
-        verdict = self._verdicts.get(key)
-        if verdict is None:
-            words = words_of(key)
-            verdict = (
-                words not in self._allowed
-                and self._pattern.search(words) is not None
-                and _LANGUAGE_TOKEN.search(words) is None
-            )
-            if len(key) <= _MAX_CACHED_LENGTH:
-                if len(self._verdicts) >= _MAX_CACHED:
-                    self._verdicts.clear()
-                self._verdicts[key] = verdict
-        return verdict
+        words = words_of(key)
+        if words in self._allowed or _LANGUAGE_TOKEN.search(words):
+            return False
+        return self._pattern.search(words) is not None
 
 
 def _strings(setting: str, values: Iterable[str]) -> list[str]:

@@ -51,6 +51,7 @@ class Redact:
         self._rules = [(x.hints, x.compiled, self._substitution(x)) for x in self._detectors]
         # Node names, topics and the like come again and again: the short strings lately found clean.
         self._clean: set[str] = set()
+        self._harmless_keys: set[str] = set()
         self.redacted = 0
 
     def __call__(self, event: Event) -> Event:
@@ -88,15 +89,29 @@ class Redact:
         changed = False
         result: dict[str, Any] = {}
         for key, value in fields.items():
-            name = key if type(key) is str else safe_str(key)
-            clean_key = self._text(name)
-            clean = self._secret(value) if self._names_secret(name) else self._value(value)
-            if clean_key is not key:
-                clean_key = _unused(clean_key, result)
+            if key in self._harmless_keys:
+                # The likely values in line: this is the hot loop.
+                cls = type(value)
+                clean = value if cls in _NO_SECRETS or (cls is str and value in self._clean) else self._value(value)
+                clean_key = key
+            else:
+                clean_key, clean = self._field(key, value, result)
             if clean_key is not key or clean is not value:
                 changed = True
             result[clean_key] = clean
         return result if changed else fields
+
+    def _field(self, key: Any, value: Any, result: Mapping[str, Any]) -> tuple[str, Any]:
+        name = key if type(key) is str else safe_str(key)
+        clean_key = self._text(name)
+        names_secret = self._names_secret(name)
+        if clean_key is key and not names_secret and len(key) <= _MAX_CACHED_LENGTH:
+            if len(self._harmless_keys) >= _MAX_CACHED:
+                self._harmless_keys.clear()
+            self._harmless_keys.add(key)
+        if clean_key is not key:
+            clean_key = _unused(clean_key, result)
+        return clean_key, self._secret(value) if names_secret else self._value(value)
 
     def _secret(self, value: Any) -> Any:
         """What is under a secret's name goes, whatever its type; there is no secret in None, True and nothing."""

@@ -1,0 +1,267 @@
+"""The composition root: `configure`, and the process's default bus. The one module that knows all rooms."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from importlib.metadata import entry_points
+from types import TracebackType
+from typing import Any, TypeVar
+
+from opentelemetry import _logs as logs_api
+from opentelemetry import trace
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import LogRecordExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.sampling import Sampler
+
+from zupa.bus import ReducerEventBus
+from zupa.config import BusConfig
+from zupa.errors import ConfigurationError
+from zupa.otel import (
+    OtelEventExporter,
+    ProviderEventExporter,
+    build_exporters,
+    build_resource,
+    build_sampler,
+    sdk_disabled,
+)
+from zupa.ports import EventExporter, Unregister
+from zupa.statistics import BusStatistics
+
+_logger = logging.getLogger("zupa")
+
+T = TypeVar("T")
+
+_lock = threading.RLock()
+_default_bus: ReducerEventBus | None = None
+_handle: Telemetry | None = None
+
+INSTRUMENTOR_GROUP = "opentelemetry_instrumentor"
+INSTRUMENTATION_PACKAGE = "zupa_instrumentation."
+
+
+def get_bus() -> ReducerEventBus:
+    """Return the process's default bus: the one that `configure` wired, or a bus without exporters until then.
+
+    Whoever emits on it before `configure` is called emits on the same bus as after.
+    """
+    global _default_bus  # noqa: PLW0603 - the process's default, like OpenTelemetry's global providers
+    with _lock:
+        if _default_bus is None:
+            _default_bus = ReducerEventBus()
+        return _default_bus
+
+
+def configure(
+    service_name: str | None = None,
+    *,
+    bus: ReducerEventBus | None = None,
+    config: BusConfig | None = None,
+    resource_attributes: Mapping[str, Any] | None = None,
+    exporters: Iterable[EventExporter] | None = None,
+    span_exporter: SpanExporter | None = None,
+    log_exporter: LogRecordExporter | None = None,
+    instrument: bool = True,
+    set_global_providers: bool = True,
+) -> Telemetry:
+    """Wire bus, exporters and instrumentation, once a process. Standard ``OTEL_*`` variables fill in what is not given.
+
+    Args:
+        service_name: Wins over OTEL_SERVICE_NAME.
+        bus: Use this bus instead of the default one.
+        config: Settings of the default bus; `BusConfig.from_env()` when not given.
+        resource_attributes: Added to those of OTEL_RESOURCE_ATTRIBUTES.
+        exporters: Exporters of events, instead of those that the environment names.
+        span_exporter: Any OpenTelemetry `SpanExporter`, instead of that of OTEL_TRACES_EXPORTER.
+        log_exporter: Any OpenTelemetry `LogRecordExporter`, instead of that of OTEL_LOGS_EXPORTER.
+        instrument: Instrument the engines that are installed.
+        set_global_providers: Where the application has no OpenTelemetry SDK of its own, install one, so that spans
+            which other libraries make inside nodes are exported too.
+
+    Where the application has configured an SDK TracerProvider, zupa feeds its processors and adds no second pipeline.
+    With OTEL_SDK_DISABLED=true nothing is exported and nothing instrumented; the bus itself works.
+
+    Returns:
+        A handle with `bus`, `force_flush()` and `shutdown()`. A second call replaces the first: its handle is shut
+        down, but for the bus where that stays the same.
+    Raises:
+        ConfigurationError: naming the argument or variable that cannot be used.
+    """
+    global _default_bus, _handle  # noqa: PLW0603
+    if bus is not None and config is not None:
+        raise ConfigurationError("configure() got both bus= and config=: the config of a bus is fixed when it is made")
+    with _lock:
+        previous, _handle = _handle, None
+        if previous is not None:
+            previous.detach()
+        if bus is None and config is not None:
+            if _default_bus is not None and _default_bus.statistics().emitted:
+                raise ConfigurationError(
+                    "configure(config=...) came after events were emitted on the default bus; call it first, "
+                    "or make a ReducerEventBus(config) and pass it as bus="
+                )
+            bus = ReducerEventBus(config)
+        _default_bus = bus = bus or get_bus()
+        telemetry = Telemetry(bus)
+        if sdk_disabled():
+            _handle = telemetry
+            return telemetry
+        resource = build_resource(service_name, resource_attributes)
+        sampler = build_sampler()
+        if exporters is None:
+            exporters = _default_exporters(telemetry, resource, sampler, span_exporter, log_exporter, set_global_providers)
+        elif span_exporter is not None or log_exporter is not None:
+            raise ConfigurationError("configure() got exporters= and span_exporter= or log_exporter=: pass one or the other")
+        for exporter in exporters:
+            telemetry.attach(bus.add_exporter(exporter))
+        if instrument:
+            telemetry.instrument(lambda trace_id, name: _is_sampled(sampler, trace_id, name))
+        bus.start()
+        _handle = telemetry
+        return telemetry
+
+
+class Telemetry:
+    """What `configure` wired. A context manager that shuts down at the end.
+
+    Attributes:
+        bus: The bus.
+        instrumented: Names of the targets that are instrumented.
+        skipped: Targets that are not, with the reason.
+    """
+
+    def __init__(self, bus: ReducerEventBus) -> None:
+        self.bus = bus
+        self.instrumented: list[str] = []
+        self.skipped: dict[str, str] = {}
+        self._detach: list[Unregister] = []
+        self._instrumentors: list[Any] = []
+        self._tracer_provider: TracerProvider | None = None
+
+    def statistics(self) -> BusStatistics:
+        """`ReducerEventBus.statistics` of the bus."""
+        return self.bus.statistics()
+
+    def force_flush(self, timeout_millis: float = 30_000) -> bool:
+        """Flush the bus, and the global TracerProvider where zupa made it; one deadline for both."""
+        deadline = time.monotonic() + timeout_millis / 1e3
+        flushed = self.bus.force_flush(timeout_millis)
+        return self._bounded("force_flush", deadline) and flushed
+
+    def shutdown(self, timeout_millis: float | None = None) -> bool:
+        """Stop instrumenting, then shut the bus and its exporters down; one deadline for everything. Idempotent."""
+        global _default_bus, _handle  # noqa: PLW0603
+        timeout = self.bus.exit_timeout_millis if timeout_millis is None else timeout_millis
+        deadline = time.monotonic() + timeout / 1e3
+        self._uninstrument()
+        ok = self.bus.shutdown(timeout)
+        ok = self._bounded("shutdown", deadline) and ok
+        with _lock:
+            if _default_bus is self.bus:
+                _default_bus = None
+            if _handle is self:
+                _handle = None
+        return ok
+
+    def attach(self, detach: Unregister) -> None:
+        """Remember how to take an exporter off the bus again."""
+        self._detach.append(detach)
+
+    def own(self, provider: TracerProvider) -> None:
+        """Remember that *provider* is ours to flush and shut down."""
+        self._tracer_provider = provider
+
+    def detach(self) -> None:
+        """Undo all but the bus."""
+        self._uninstrument()
+        for detach in self._detach:
+            detach()
+        self._detach.clear()
+
+    def instrument(self, sampler: Any) -> None:
+        """Instrument every installed target of ours; what cannot be is in `skipped`."""
+        for entry_point in entry_points(group=INSTRUMENTOR_GROUP):
+            if not entry_point.value.startswith(INSTRUMENTATION_PACKAGE):
+                continue
+            try:
+                instrumentor = entry_point.load()()
+                instrumentor.instrument(bus=self.bus, sampler=sampler)
+            except ImportError as error:
+                self.skipped[entry_point.name] = f"{error.name or error} is not installed"
+            else:
+                self.instrumented.append(entry_point.name)
+                self._instrumentors.append(instrumentor)
+
+    def _uninstrument(self) -> None:
+        for instrumentor in self._instrumentors:
+            if instrumentor.is_instrumented_by_opentelemetry:
+                instrumentor.uninstrument()
+        self._instrumentors.clear()
+        self.instrumented.clear()
+
+    def _bounded(self, action: str, deadline: float) -> bool:
+        """Call *action* of our provider, which ignores deadlines, on a thread that can be left behind."""
+        provider = self._tracer_provider
+        if provider is None:
+            return True
+        thread = threading.Thread(target=getattr(provider, action), name=f"zupa-{action}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter is exiting
+            return False
+        thread.join(max(0.01, deadline - time.monotonic()))
+        return not thread.is_alive()
+
+    def __enter__(self) -> Telemetry:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.shutdown()
+
+
+def _default_exporters(
+    telemetry: Telemetry,
+    resource: Resource,
+    sampler: Sampler,
+    span_exporter: SpanExporter | None,
+    log_exporter: LogRecordExporter | None,
+    set_global_providers: bool,
+) -> list[EventExporter]:
+    tracer_provider = trace.get_tracer_provider()
+    if isinstance(tracer_provider, TracerProvider) and span_exporter is None:
+        logger_provider = logs_api.get_logger_provider()
+        own_logs = logger_provider if isinstance(logger_provider, LoggerProvider) else None
+        return [ProviderEventExporter(tracer_provider, own_logs)]
+    from_environment = build_exporters()
+    spans = span_exporter or from_environment.span_exporter
+    logs = log_exporter or from_environment.log_exporter
+    if spans is None and logs is None:
+        _logger.warning(
+            "zupa exports nothing: set OTEL_EXPORTER_OTLP_ENDPOINT (e.g. http://localhost:4317), or "
+            "OTEL_TRACES_EXPORTER=console, or pass exporters= to zupa.configure()"
+        )
+        return []
+    if set_global_providers and not isinstance(tracer_provider, TracerProvider):
+        telemetry.own(_install_tracer_provider(resource, sampler, span_exporter))
+    return [OtelEventExporter(spans, logs, resource=resource)]
+
+
+def _install_tracer_provider(resource: Resource, sampler: Sampler, span_exporter: SpanExporter | None) -> TracerProvider:
+    """Install a global provider for the spans that other libraries make, with an exporter of its own."""
+    provider = TracerProvider(resource=resource, sampler=sampler, shutdown_on_exit=False)
+    exporter = span_exporter or build_exporters().span_exporter
+    if exporter is not None:
+        provider.add_span_processor(BatchSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    return provider
+
+
+def _is_sampled(sampler: Sampler, trace_id: int, name: str) -> bool:
+    return sampler.should_sample(None, trace_id, name).decision.is_sampled()
