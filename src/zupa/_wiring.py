@@ -240,24 +240,26 @@ def _default_exporters(
         own_logs = logger_provider if isinstance(logger_provider, LoggerProvider) else None
         return [ProviderEventExporter(tracer_provider, own_logs)]
     from_environment = build_exporters()
-    spans = span_exporter or from_environment.span_exporter
-    logs = log_exporter or from_environment.log_exporter
-    if spans is None and logs is None:
+    spans = from_environment.spans if span_exporter is None else (span_exporter,)
+    logs = from_environment.logs if log_exporter is None else (log_exporter,)
+    if not spans and not logs:
         _logger.warning(
             "zupa exports nothing: set OTEL_EXPORTER_OTLP_ENDPOINT (e.g. http://localhost:4317), or "
             "OTEL_TRACES_EXPORTER=console, or pass exporters= to zupa.configure()"
         )
         return []
     if set_global_providers and not isinstance(tracer_provider, TracerProvider):
-        telemetry.own(_install_tracer_provider(resource, sampler, span_exporter))
+        telemetry.own(_install_tracer_provider(resource, sampler))
     return [OtelEventExporter(spans, logs, resource=resource)]
 
 
-def _install_tracer_provider(resource: Resource, sampler: Sampler, span_exporter: SpanExporter | None) -> TracerProvider:
-    """Install a global provider for the spans that other libraries make, with an exporter of its own."""
+def _install_tracer_provider(resource: Resource, sampler: Sampler) -> TracerProvider:
+    """Install a global provider for the spans that other libraries make, with exporters of its own.
+
+    An exporter instance belongs to one thread: sharing the bus's would make concurrent exports.
+    """
     provider = TracerProvider(resource=resource, sampler=sampler, shutdown_on_exit=False)
-    exporter = span_exporter or build_exporters().span_exporter
-    if exporter is not None:
+    for exporter in build_exporters().spans:
         provider.add_span_processor(BatchSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
     return provider

@@ -320,8 +320,8 @@ def _bytes(value: bytes | bytearray | memoryview, state: Degradation) -> bytes:
 
 def _exception(error: BaseException, state: Degradation, depth: int) -> Any:
     message = _printed(error, state, 4096)
-    if depth >= MAX_DEPTH:
-        state.note("too_deep")
+    if depth >= MAX_DEPTH or state.nodes + 3 > MAX_NODES:
+        state.note("too_deep" if depth >= MAX_DEPTH else "too_many_items")
         return _text(f"{error_type(error)}: {message}", state)
     result = {"type": error_type(error), "message": message}
     state.nodes += 3

@@ -99,7 +99,7 @@ class OtlpReceiver:
         with self._condition:
             return self._condition.wait_for(lambda: self.requests >= n, timeout)
 
-    def __enter__(self) -> OtlpReceiver:
+    def __enter__(self) -> OtlpReceiver:  # noqa: PYI034 - Self is 3.11
         if self.mode in ("refuse", "hang"):
             self.grpc_port, self.http_port = self._dead_port(), self._dead_port()
             return self
@@ -224,7 +224,7 @@ class _HttpHandler(http.server.BaseHTTPRequestHandler):
         "/v1/logs": (logs_service_pb2.ExportLogsServiceRequest, _logs_response),
     }
 
-    def do_POST(self) -> None:  # noqa: N802 - http.server's name
+    def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         encoding = self.headers.get("Content-Encoding", "")
         body = gzip.decompress(body) if encoding == "gzip" else zlib.decompress(body) if encoding == "deflate" else body

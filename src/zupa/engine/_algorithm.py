@@ -41,9 +41,7 @@ def snapshot(values: Mapping[str, Any]) -> Mapping[str, Any]:
     Built-in containers are copied one level deep, so that ``ctx.state["messages"].append(...)`` changes neither the
     run's state nor what a parallel node sees.
     """
-    return MappingProxyType(
-        {key: value.copy() if type(value) in _COPIED else value for key, value in values.items()}
-    )
+    return MappingProxyType({key: value.copy() if type(value) in _COPIED else value for key, value in values.items()})
 
 
 def apply_writes(
@@ -87,7 +85,8 @@ def check_keys(graph: Graph, writer: str, diff: Mapping[str, Any]) -> None:
         if not isinstance(key, str) or graph.channel(key) is None:
             known = ", ".join(map(repr, graph.channels or ())) or "any str"
             raise InvalidUpdateError(
-                f"{writer} wrote {key!r}, which is no channel of graph {graph.name!r}; declare it, or write one of: {known}"
+                f"{writer} wrote {key!r}, which is no channel of graph {graph.name!r}; "
+                f"declare it, or write one of: {known}"
             )
 
 
@@ -126,7 +125,9 @@ def targets(graph: Graph, where: str, names: str | Iterable[str] | None) -> tupl
     for name in names:
         if name != END and name not in graph.nodes:
             known = ", ".join(map(repr, graph.nodes))
-            raise NodeNotFoundError(f"{where} name(s) {name!r}, which graph {graph.name!r} does not have (nodes: {known})")
+            raise NodeNotFoundError(
+                f"{where} name(s) {name!r}, which graph {graph.name!r} does not have (nodes: {known})"
+            )
     return tuple(dict.fromkeys(name for name in names if name != END))
 
 

@@ -163,7 +163,7 @@ def _has_fields(state: type) -> bool:
 def _field_names(state: type) -> list[str]:
     if issubclass(state, msgspec.Struct):
         return list(state.__struct_fields__)
-    return [field.name for field in dataclasses.fields(state)]
+    return [field.name for field in dataclasses.fields(state)] if dataclasses.is_dataclass(state) else []
 
 
 def _defaults(state: type) -> dict[str, Any]:

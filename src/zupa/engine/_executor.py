@@ -182,8 +182,8 @@ class EngineExecutor:
         while interrupt is None and run.checkpoint is not None and run.checkpoint.next_tasks:
             if run.steps >= self.recursion_limit:
                 raise RecursionLimitError(
-                    f"the run on thread {run.thread_id!r} of graph {run.graph_name!r} took {run.steps} super-steps, its "
-                    f"recursion_limit, and still has to run {', '.join(run.checkpoint.next_tasks)}; look for a cycle "
+                    f"the run on thread {run.thread_id!r} of graph {run.graph_name!r} took {run.steps} super-steps, "
+                    f"its recursion_limit, and still has to run {', '.join(run.checkpoint.next_tasks)}; look for a cycle "
                     "that never ends, or pass a larger EngineExecutor(recursion_limit=...)"
                 )
             step = self._plan(run, run.checkpoint)
@@ -225,8 +225,9 @@ class EngineExecutor:
     def _plan(self, run: Run, checkpoint: Checkpoint) -> Step:
         index = checkpoint.step + 1
         sources = checkpoint.metadata.get(SOURCES, {})
+        names = tuple(dict.fromkeys(checkpoint.next_tasks))
         tasks = []
-        for position, name in enumerate(dict.fromkeys(checkpoint.next_tasks)):
+        for position, name in enumerate(names):
             node = self.graph.nodes[name]
             tasks.append(
                 Task(
@@ -236,6 +237,8 @@ class EngineExecutor:
                     step=index,
                     max_attempts=1 if node.retry is None else node.retry.max_attempts,
                     sources=tuple(sources.get(name, ())),
+                    # Alone in its step it keeps nobody waiting, so a sync caller saves the change of threads.
+                    inline=run.inline and len(names) == 1,
                 )
             )
         return Step(index, tuple(tasks))
@@ -247,21 +250,18 @@ class EngineExecutor:
         the tasks that interrupted are the next ones. When they complete, the step's routes are taken together, so a
         fan-in behind the step still runs once.
         """
-        # A step that is alone has nobody to share the loop with, so a sync caller saves the change of threads.
-        run.inline_step = run.inline and len(step.tasks) == 1
         outcomes = await run_all(self._execute_task(run, task) for task in step.tasks)
         await self._save_checkpoint(run, *self._commit(run, step, outcomes))
         if self.on_step_complete is not None and run.checkpoint is not None:
             await call_maybe_async(self.on_step_complete, run.checkpoint)
         return next((outcome for outcome in outcomes if isinstance(outcome, GraphInterrupt)), None)
 
-    def _commit(
-        self, run: Run, step: Step, outcomes: Sequence[Outcome]
-    ) -> tuple[Checkpoint, tuple[LedgerEvent, ...]]:
+    def _commit(self, run: Run, step: Step, outcomes: Sequence[Outcome]) -> tuple[Checkpoint, tuple[LedgerEvent, ...]]:
         """Reduce a step's outcomes into the checkpoint that follows it, and its ledger events."""
         assert run.checkpoint is not None, "a step follows a checkpoint"
-        done = [(task, outcome) for task, outcome in zip(step.tasks, outcomes, strict=True) if isinstance(outcome, NodeResult)]
-        waiting = [(task, outcome) for task, outcome in zip(step.tasks, outcomes, strict=True) if isinstance(outcome, GraphInterrupt)]
+        ended = list(zip(step.tasks, outcomes, strict=True))
+        done = [(task, outcome) for task, outcome in ended if isinstance(outcome, NodeResult)]
+        waiting = [(task, outcome) for task, outcome in ended if isinstance(outcome, GraphInterrupt)]
         values, writes = apply_writes(
             self.graph, run.values, [(f"node {task.node!r}", result.state_diff) for task, result in done]
         )
@@ -304,7 +304,7 @@ class EngineExecutor:
                 resume_value=run.resume_value,
             )
             try:
-                returned = await call_node(node, context, inline=run.inline_step)
+                returned = await call_node(node, context, inline=task.inline)
             except GraphInterrupt as interrupt:
                 interrupt.node = task.node
                 raise
@@ -322,9 +322,7 @@ class EngineExecutor:
         """Sleep between a failed attempt and the next. Seam: a retry."""
         await asyncio.sleep(delay_s)
 
-    async def _save_checkpoint(
-        self, run: Run, checkpoint: Checkpoint, ledger_events: Sequence[LedgerEvent]
-    ) -> None:
+    async def _save_checkpoint(self, run: Run, checkpoint: Checkpoint, ledger_events: Sequence[LedgerEvent]) -> None:
         """Store *checkpoint* and its ledger events in one put, and go on from it. Seam: a wrapper may add metadata."""
         if self.checkpointer is not None:
             await self.checkpointer.put(checkpoint, ledger_events)

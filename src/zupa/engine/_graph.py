@@ -193,7 +193,9 @@ class Graph:
                 f"edge {source!r} -> {target!r} leads to no node"
                 for target in self._unknown(name for name in targets if name != END)
             ]
-        problems += [f"conditional edges start at {name!r}, which is not a node" for name in self._unknown(self._routers)]
+        problems += [
+            f"conditional edges start at {name!r}, which is not a node" for name in self._unknown(self._routers)
+        ]
         if problems:
             known = ", ".join(map(repr, self._nodes)) or "none"
             raise GraphValidationError(f"graph {self.name!r} cannot run: {'; '.join(problems)} (nodes: {known})")

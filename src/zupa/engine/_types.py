@@ -96,7 +96,7 @@ class Run:
         values: The live state.
         steps: Super-steps that this run has begun.
         resume_value: For the nodes of the first super-step of a continued run.
-        inline: A sync node that is alone in its step runs on the loop's own thread (`invoke_sync`).
+        inline: It was started by `invoke_sync` or `resume_sync`.
     """
 
     run_id: str
@@ -127,6 +127,7 @@ class Task:
         sources: Nodes of the previous step that scheduled it; empty at an entrypoint.
         goto: Nodes that it routed to. Static edges and explicit next tasks are known when the node has returned,
             conditional edges when its super-step has.
+        inline: A sync node runs on the event loop's own thread.
     """
 
     exec_id: str
@@ -137,6 +138,7 @@ class Task:
     max_attempts: int = 1
     sources: tuple[str, ...] = ()
     goto: tuple[str, ...] = ()
+    inline: bool = False
 
 
 @dataclass(eq=False)

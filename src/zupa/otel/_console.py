@@ -92,12 +92,10 @@ class ConsoleTreeExporter:
         events = self._waiting.pop(trace_id, [])
         self._count -= len(events)
         if only_run:
-            others = _other_runs(events, only_run)
-            kept = [event for event in events if event.payload.get("run_id") in others]
+            events, kept = _split(events, only_run)
             if kept:
                 self._waiting[trace_id] = kept
                 self._count += len(kept)
-                events = [event for event in events if event.payload.get("run_id") not in others]
         stream = self._target()
         ascii_only = not _can_encode(stream)
         color = _wants_color(stream) if self._color is None else self._color
@@ -119,17 +117,38 @@ class ConsoleTreeExporter:
         return sys.stderr if self._stream is None else self._stream
 
 
-def _other_runs(events: list[Event], run_id: str) -> set[str]:
-    """Ids of the root runs of a trace that have not ended, but for *run_id*: two runs in one web request."""
-    running: set[str] = set()
-    for event in events:
-        node = tree_node(event)
+def _split(events: list[Event], run_id: str) -> tuple[list[Event], list[Event]]:
+    """Split a trace into what goes with the run *run_id* and what belongs to other runs that have not ended.
+
+    Two graphs that run inside one web request share a trace; nested runs belong to the run that contains them.
+    """
+    nodes = [(event, tree_node(event)) for event in events]
+    parents = {node.span_id: node.parent_span_id for _, node in nodes if node is not None}
+    running: dict[str, int] = {}
+    for event, node in nodes:
         if node is not None and node.is_root_run:
-            if node.phase == "running":
-                running.add(str(event.payload.get("run_id", "")))
+            run = str(event.payload.get("run_id", ""))
+            if node.phase == "running" and run != run_id:
+                running[run] = node.span_id
             else:
-                running.discard(str(event.payload.get("run_id", "")))
-    return running - {run_id}
+                running.pop(run, None)
+    others = set(running.values())
+    mine: list[Event] = []
+    kept: list[Event] = []
+    for event in events:
+        belongs = str(event.payload.get("run_id", "")) in running or _leads_to(event.span_id, others, parents)
+        (kept if belongs else mine).append(event)
+    return mine, kept
+
+
+def _leads_to(span_id: int, targets: set[int], parents: dict[int, int]) -> bool:
+    seen: set[int] = set()
+    while targets and span_id and span_id not in seen:
+        if span_id in targets:
+            return True
+        seen.add(span_id)
+        span_id = parents.get(span_id, 0)
+    return False
 
 
 def _can_encode(stream: Any) -> bool:

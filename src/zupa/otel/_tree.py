@@ -181,9 +181,10 @@ def render_tree(tree: Tree, *, color: bool = False, ascii_only: bool = False) ->
 def _assemble(trace_id: int, nodes: dict[int, TreeNode]) -> Tree:
     roots: list[TreeNode] = []
     orphans: list[TreeNode] = []
+    circular = _in_circles(nodes)
     for node in sorted(nodes.values(), key=lambda node: (node.start_ns, node.span_id)):
         parent = nodes.get(node.parent_span_id)
-        if parent is not None and not _is_below(parent, node, nodes):
+        if parent is not None and node.span_id not in circular:
             parent.children.append(node)
         elif node.is_root_run or not node.parent_span_id:
             roots.append(node)
@@ -195,16 +196,20 @@ def _assemble(trace_id: int, nodes: dict[int, TreeNode]) -> Tree:
     return Tree(trace_id, roots, complete)
 
 
-def _is_below(node: TreeNode, ancestor: TreeNode, nodes: dict[int, TreeNode]) -> bool:
-    """True when the parents of *node* lead to *ancestor*: linking them would make a circle, and lose both."""
-    seen: set[int] = set()
-    current: TreeNode | None = node
-    while current is not None and current.span_id not in seen:
-        if current is ancestor:
-            return True
-        seen.add(current.span_id)
-        current = nodes.get(current.parent_span_id)
-    return False
+def _in_circles(nodes: dict[int, TreeNode]) -> set[int]:
+    """Span ids that are among their own ancestors: linking those to their parents would lose them all."""
+    settled: set[int] = set()
+    circular: set[int] = set()
+    for start in nodes:
+        path: dict[int, int] = {}
+        current = start
+        while current in nodes and current not in settled and current not in path:
+            path[current] = len(path)
+            current = nodes[current].parent_span_id
+        if current in path:
+            circular.update(span_id for span_id, position in path.items() if position >= path[current])
+        settled.update(path)
+    return circular
 
 
 def _line(node: TreeNode, *, color: bool) -> str:

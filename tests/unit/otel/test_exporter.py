@@ -13,12 +13,12 @@ from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, LogRecordE
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from tests.support.otlp_receiver import OtlpReceiver, attributes_of
+
 from zupa.errors import ConfigurationError
 from zupa.event import Event
 from zupa.otel import HashedResource, OtelEventExporter, build_exporters
 from zupa.ports import ExportResult
-
-from tests.support.otlp_receiver import OtlpReceiver, attributes_of
 
 RESOURCE = Resource({"service.name": "exporter-test"})
 START = 1_700_000_000_000_000_000
@@ -209,7 +209,7 @@ def test_unusable_settings_are_refused_at_construction():
 def test_a_hashed_resource_equals_and_hashes_like_its_original():
     hashed = HashedResource(RESOURCE)
     assert (hashed, hash(hashed)) == (RESOURCE, hash(RESOURCE))
-    assert RESOURCE == hashed
+    assert hashed == RESOURCE
     assert hashed != Resource({"service.name": "other"})
 
 

@@ -11,13 +11,13 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span as PBSpan
 from opentelemetry.proto.trace.v1.trace_pb2 import Status as PBStatus
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
+from tests.support.otlp_receiver import attributes_of, value_of
+
 from zupa.errors import ConfigurationError
 from zupa.event import Event
 from zupa.normalize import normalize
 from zupa.otel import DEFAULT_MAPPING, Limits, Mapping, Row, Signal, UnmappableError, map_event, to_log_record, to_span
 from zupa.transition import TERMINAL_PHASES, Transition, TransitionLink
-
-from tests.support.otlp_receiver import attributes_of, value_of
 
 RESOURCE = Resource({"service.name": "test"})
 TRACE = 0x0AF7651916CD43DD8448EB211C80319C
