@@ -77,7 +77,7 @@ def new_root_context(ids: IdGenerator, sampler: Sampler, name: str) -> SpanConte
 
 def child_context(ids: IdGenerator, parent: SpanContext) -> SpanContext:
     """Return the context of a child: same trace, flags and state as *parent*."""
-    return SpanContext(parent.trace_id, ids.generate_span_id(), False, parent.trace_flags, parent.trace_state)  # noqa: FBT003
+    return SpanContext(parent.trace_id, ids.generate_span_id(), False, parent.trace_flags, parent.trace_state)
 
 
 def traceparent(context: SpanContext) -> str:

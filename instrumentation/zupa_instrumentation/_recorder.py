@@ -12,6 +12,11 @@ from typing import Any
 
 from opentelemetry import context as context_api
 from opentelemetry.trace import SpanContext
+
+from zupa.ports import Clock, EventBus
+from zupa.semconv import ENGINE_CHANNEL, LINK_EDGE, OPERATION_INVOKE_WORKFLOW
+from zupa.span import NodeSpan, set_node_in_context
+from zupa.transition import Transition, TransitionLink
 from zupa_instrumentation._identity import (
     Identity,
     IdGenerator,
@@ -21,16 +26,21 @@ from zupa_instrumentation._identity import (
     new_root_context,
 )
 
-from zupa.ports import Clock, EventBus
-from zupa.semconv import ENGINE_CHANNEL, LINK_EDGE, OPERATION_INVOKE_WORKFLOW
-from zupa.span import NodeSpan, set_node_in_context
-from zupa.transition import Transition, TransitionLink
-
 
 class RunScope(Identity):
     """An open run."""
 
-    __slots__ = ("exec_id", "graph", "links", "namespace", "node_spans", "parent_exec_id", "run_id", "step", "thread_id")
+    __slots__ = (
+        "exec_id",
+        "graph",
+        "links",
+        "namespace",
+        "node_spans",
+        "parent_exec_id",
+        "run_id",
+        "step",
+        "thread_id",
+    )
 
     def __init__(self, identity: Identity, run_id: str, graph: str, thread_id: str) -> None:
         super().__init__(identity.context, None, identity.start_ns, identity.start_mono_ns)
@@ -132,7 +142,13 @@ class Recorder:
         return run
 
     def close_run(
-        self, run: RunScope, phase: str, error: BaseException | None = None, *, reason: str = "", checkpoint_id: str = ""
+        self,
+        run: RunScope,
+        phase: str,
+        error: BaseException | None = None,
+        *,
+        reason: str = "",
+        checkpoint_id: str = "",
     ) -> None:
         """Close *run* with *phase*, one of `zupa.transition.TERMINAL_PHASES`; an open step goes with it."""
         if run.step is not None:

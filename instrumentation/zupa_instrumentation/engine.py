@@ -14,7 +14,7 @@ end for every start, also on cancellation. A node's span is current inside the n
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextvars import ContextVar, Token
 from typing import Any, Final
 
@@ -22,6 +22,12 @@ import msgspec
 import wrapt
 from opentelemetry import context as context_api
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
+
+from zupa import _wiring
+from zupa.engine import EngineExecutor, GraphInterrupt
+from zupa.errors import ConfigurationError
+from zupa.ports import Clock, EventBus
+from zupa.semconv import CHECKPOINT_NODE_SPANS, CHECKPOINT_TRACEPARENT
 from zupa_instrumentation._guard import HookFailures
 from zupa_instrumentation._identity import (
     IdGenerator,
@@ -34,12 +40,6 @@ from zupa_instrumentation._identity import (
 )
 from zupa_instrumentation._recorder import NodeScope, Recorder, RunScope, StepScope
 
-from zupa import _wiring
-from zupa.engine import EngineExecutor, GraphInterrupt
-from zupa.errors import ConfigurationError
-from zupa.ports import Clock, EventBus
-from zupa.semconv import CHECKPOINT_NODE_SPANS, CHECKPOINT_TRACEPARENT
-
 Wrapped = Callable[..., Awaitable[Any]]
 
 _SEAMS: Final = ("_execute_run", "_execute_step", "_execute_task", "_retry_wait", "_save_checkpoint")
@@ -48,7 +48,7 @@ _run_scope: ContextVar[RunScope | None] = ContextVar("zupa_run_scope", default=N
 _node_scope: ContextVar[NodeScope | None] = ContextVar("zupa_node_scope", default=None)
 
 
-class EngineInstrumentor(BaseInstrumentor):  # type: ignore[misc] # opentelemetry-instrumentation is not typed
+class EngineInstrumentor(BaseInstrumentor):  # type: ignore[misc] # opentelemetry-instrumentation hides its types
     """Makes `EngineExecutor` emit. A singleton, as all OpenTelemetry instrumentors are.
 
     Attributes:
@@ -75,6 +75,7 @@ class EngineInstrumentor(BaseInstrumentor):  # type: ignore[misc] # opentelemetr
         Args:
             **kwargs: ``bus`` (an `EventBus`; the process's default bus when not given), ``sampler`` (trace id and span
                 name to bool, for new traces), ``clock``, ``id_generator``, and what `BaseInstrumentor` takes.
+
         Raises:
             ConfigurationError: ``bus`` is not an event bus.
         """
@@ -90,7 +91,7 @@ class EngineInstrumentor(BaseInstrumentor):  # type: ignore[misc] # opentelemetr
             self._originals[seam] = EngineExecutor.__dict__[seam]
             wrapt.wrap_function_wrapper(EngineExecutor, seam, hook)
 
-    def _uninstrument(self, **kwargs: Any) -> None:  # noqa: ARG002
+    def _uninstrument(self, **kwargs: Any) -> None:
         for seam, original in self._originals.items():
             current = EngineExecutor.__dict__.get(seam)
             if getattr(current, "__wrapped__", None) is original:
@@ -180,7 +181,8 @@ class EngineInstrumentor(BaseInstrumentor):  # type: ignore[misc] # opentelemetr
     def _open_run(self, run: Any) -> RunScope | None:
         if self._recorder is None or _suppressed():
             return None
-        resumed, checkpoint_id, spans = None, "", {}
+        resumed, checkpoint_id = None, ""
+        spans: Mapping[str, Any] = {}
         if run.resumed_from is not None:
             metadata = run.resumed_from.metadata
             checkpoint_id = run.resumed_from.checkpoint_id
@@ -258,7 +260,7 @@ class EngineInstrumentor(BaseInstrumentor):  # type: ignore[misc] # opentelemetr
             reason=str(error.reason) if isinstance(error, GraphInterrupt) else "",
         )
 
-    def _record_retry(self, run: Any, task: Any, error: BaseException, delay_s: float) -> None:  # noqa: ARG002
+    def _record_retry(self, run: Any, task: Any, error: BaseException, delay_s: float) -> None:
         scope = _node_scope.get()
         if self._recorder is not None and scope is not None:
             self._recorder.retry(scope, error, task.attempt, delay_s)

@@ -17,7 +17,7 @@ from opentelemetry.sdk._logs.export import LogRecordExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
-from opentelemetry.sdk.trace.sampling import Sampler
+from opentelemetry.sdk.trace.sampling import Decision, Sampler
 
 from zupa.bus import ReducerEventBus
 from zupa.config import BusConfig
@@ -89,6 +89,7 @@ def configure(
     Returns:
         A handle with `bus`, `force_flush()` and `shutdown()`. A second call replaces the first: its handle is shut
         down, but for the bus where that stays the same.
+
     Raises:
         ConfigurationError: naming the argument or variable that cannot be used.
     """
@@ -114,9 +115,13 @@ def configure(
         resource = build_resource(service_name, resource_attributes)
         sampler = build_sampler()
         if exporters is None:
-            exporters = _default_exporters(telemetry, resource, sampler, span_exporter, log_exporter, set_global_providers)
+            exporters = _default_exporters(
+                telemetry, resource, sampler, span_exporter, log_exporter, set_global_providers
+            )
         elif span_exporter is not None or log_exporter is not None:
-            raise ConfigurationError("configure() got exporters= and span_exporter= or log_exporter=: pass one or the other")
+            raise ConfigurationError(
+                "configure() got exporters= and span_exporter= or log_exporter=: pass one or the other"
+            )
         for exporter in exporters:
             telemetry.attach(bus.add_exporter(exporter))
         if instrument:
@@ -266,4 +271,5 @@ def _install_tracer_provider(resource: Resource, sampler: Sampler) -> TracerProv
 
 
 def _is_sampled(sampler: Sampler, trace_id: int, name: str) -> bool:
-    return sampler.should_sample(None, trace_id, name).decision.is_sampled()
+    decision = sampler.should_sample(None, trace_id, name).decision
+    return decision is Decision.RECORD_AND_SAMPLE

@@ -87,7 +87,7 @@ class BusConfig(msgspec.Struct, frozen=True, kw_only=True):
             try:
                 value = parse(text)
                 if name in _MINIMUM and not _MINIMUM[name] <= value < float("inf"):
-                    raise ValueError("out of range")
+                    raise ValueError(text)  # noqa: TRY301 - same answer as to a text that is no number
             except ValueError:
                 _logger.warning("%s=%r cannot be used for %s; the default stays in force", variable, text, name)
             else:

@@ -113,7 +113,7 @@ class NodeSpan(Span):
         details = {EXCEPTION_TYPE: error_type(exception), EXCEPTION_MESSAGE: safe_str(exception, 4096)}
         self.add_event("exception", {**details, **(attributes or {})}, timestamp)
 
-    def end(self, end_time: int | None = None) -> None:  # noqa: ARG002
+    def end(self, end_time: int | None = None) -> None:
         """Do nothing: the node's own end ends the span, whoever calls this inside it."""
 
     def finish(self) -> None:

@@ -117,7 +117,7 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
         payload: dict[str, Any] = {
             name: value
             for name in _PLAIN_FIELDS
-            if (value := getattr(self, name)) is not None and value != "" and value != () and value != 0
+            if (value := getattr(self, name)) is not None and value not in ("", (), 0)
         }
         if self.step is not None:
             payload["step"] = self.step

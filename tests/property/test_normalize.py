@@ -33,7 +33,9 @@ class Loud:
         raise self.error
 
 
-any_text = st.text(st.characters(categories=None) | st.characters(min_codepoint=0xD800, max_codepoint=0xDFFF, categories=("Cs",)))
+any_text = st.text(
+    st.characters(categories=None) | st.characters(min_codepoint=0xD800, max_codepoint=0xDFFF, categories=("Cs",))
+)
 scalars = (
     st.none()
     | st.booleans()
@@ -47,7 +49,7 @@ scalars = (
     | st.uuids()
     | st.decimals()
     | st.complex_numbers()
-    | st.sampled_from([Colour.RED, Colour.NESTED, Ellipsis, object, dt.datetime.min, decimal.Decimal("sNaN")])
+    | st.sampled_from([Colour.RED, Colour.NESTED, Ellipsis, object, dt.time.max, decimal.Decimal("sNaN")])
     | any_text.map(ValueError)
     | any_text.map(lambda text: Loud(KeyError(text)))
     | st.integers(400, 5000).map(lambda digits: 10**digits)

@@ -99,7 +99,7 @@ class OtlpReceiver:
         with self._condition:
             return self._condition.wait_for(lambda: self.requests >= n, timeout)
 
-    def __enter__(self) -> OtlpReceiver:  # noqa: PYI034 - Self is 3.11
+    def __enter__(self) -> OtlpReceiver:
         if self.mode in ("refuse", "hang"):
             self.grpc_port, self.http_port = self._dead_port(), self._dead_port()
             return self

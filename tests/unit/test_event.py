@@ -54,7 +54,9 @@ def test_a_topic_is_split_at_its_first_colon(topic, parts):
     assert split_topic(topic) == parts
 
 
-@pytest.mark.parametrize(("channel", "name"), [("a", "b"), ("my-service/v1.2", "log:info:x_y"), ("0", "9"), ("a", "b" * 253)])
+@pytest.mark.parametrize(
+    ("channel", "name"), [("a", "b"), ("my-service/v1.2", "log:info:x_y"), ("0", "9"), ("a", "b" * 253)]
+)
 def test_names_within_the_grammar_pass(channel, name):
     check_names(channel, name)
 

@@ -142,7 +142,9 @@ def test_not_a_number_stays_a_float():
     assert reasons == []
 
 
-@pytest.mark.parametrize(("number", "text"), [(2**63, str(2**63)), (-(2**63) - 1, str(-(2**63) - 1)), (10**400, "1" + "0" * 400)])
+@pytest.mark.parametrize(
+    ("number", "text"), [(2**63, str(2**63)), (-(2**63) - 1, str(-(2**63) - 1)), (10**400, "1" + "0" * 400)]
+)
 def test_integers_beyond_64_bits_become_text(number, text):
     assert value_of(number) == (text, ["integer_over_64_bits"])
 
@@ -213,7 +215,9 @@ def test_an_exception_or_enum_at_the_deepest_level_keeps_the_depth(levels):
     assert_plain(deep)
 
 
-@pytest.mark.parametrize("thing", [list(range(1_000_000)), dict.fromkeys(range(100_000)), [[]] * 50_000], ids=["list", "dict", "nested"])
+@pytest.mark.parametrize(
+    "thing", [list(range(1_000_000)), dict.fromkeys(range(100_000)), [[]] * 50_000], ids=["list", "dict", "nested"]
+)
 def test_wide_structures_are_cut(thing):
     result, reasons = assert_plain({"x": thing})
     assert 100 < len(result["x"]) <= MAX_NODES
@@ -251,7 +255,9 @@ class Hostile:
         raise self.error
 
 
-@pytest.mark.parametrize("error", [ValueError("no"), RecursionError(), SystemExit(3), KeyboardInterrupt(), GeneratorExit()], ids=repr)
+@pytest.mark.parametrize(
+    "error", [ValueError("no"), RecursionError(), SystemExit(3), KeyboardInterrupt(), GeneratorExit()], ids=repr
+)
 def test_objects_that_raise_cost_themselves_only(error):
     name = type(error).__name__
     value, reasons = value_of(Hostile(error))
@@ -272,7 +278,26 @@ class LyingClass:
         return self.lie
 
 
-@pytest.mark.parametrize("lie", [dict, list, str, int, float, bool, bytes, tuple, ValueError, type(None), enum.Enum, uuid.UUID, ValueError("no"), SystemExit()], ids=repr)
+@pytest.mark.parametrize(
+    "lie",
+    [
+        dict,
+        list,
+        str,
+        int,
+        float,
+        bool,
+        bytes,
+        tuple,
+        ValueError,
+        type(None),
+        enum.Enum,
+        uuid.UUID,
+        ValueError("no"),
+        SystemExit(),
+    ],
+    ids=repr,
+)
 def test_objects_that_lie_about_their_class(lie):
     value, _ = value_of(LyingClass(lie))
     assert "LyingClass" in str(value)
@@ -289,7 +314,7 @@ class BadMapping(Mapping):
         self._items = items
 
     def __len__(self):
-        return -5
+        raise OverflowError
 
     def __iter__(self):
         raise RuntimeError

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from opentelemetry.trace import SpanContext
 
 from zupa.errors import InvalidEventError
 from zupa.event import Event, check_names, split_topic
@@ -14,19 +13,6 @@ from zupa.normalize import normalize
 from zupa.transition import Transition
 
 _TOPIC_CACHE_LIMIT: Final = 8192
-
-
-class Ingested(NamedTuple):
-    """One queued call of `emit`. The hot path queues a plain tuple of the same order."""
-
-    occurred_at: int
-    span_context: SpanContext | None
-    channel: Any
-    name: Any
-    payload: Any
-    metadata: Any
-    depth: int
-    charge: int
 
 
 class Stamp(NamedTuple):
@@ -90,6 +76,11 @@ class Assembler:
     def assemble(self, item: tuple[Any, ...], seq: int, stamp: Stamp) -> tuple[Event, bool]:
         """Return the event of one queued item, and whether its payload had to be degraded.
 
+        Args:
+            item: ``(occurred_at, span context or None, channel, name, payload, metadata, depth, charge)``.
+            seq: Its place in the stream.
+            stamp: What all events of the slice have in common.
+
         Raises:
             InvalidEventError: a name or the payload's type breaks the grammar.
         """
@@ -107,7 +98,8 @@ class Assembler:
                 trace_id, span_id, trace_flags = draft.trace_id, draft.span_id, draft.trace_flags
         self.check_names(channel, name)
         if payload is None:
-            plain, reasons = {}, []
+            plain: dict[str, Any] = {}
+            reasons: list[str] = []
         elif payload.__class__ is Transition:
             trace_id, span_id, trace_flags = payload.trace_id, payload.span_id, payload.trace_flags
             plain, reasons = normalize(payload.to_payload())
@@ -115,13 +107,8 @@ class Assembler:
             plain, reasons = normalize(payload)
         else:
             check_call(channel, name, payload, None)
-        if metadata:
-            if not isinstance(metadata, Mapping):
-                check_call(channel, name, None, metadata)
-            marks, more = normalize(metadata)
-            reasons = [*reasons, *more]
-        else:
-            marks = {}
+        marks, more = _marks(channel, name, metadata)
+        reasons.extend(more)
         if reasons:
             marks["degraded"] = reasons
         event = Event(
@@ -172,4 +159,9 @@ class Assembler:
         )
 
 
-__all__ = ["Assembler", "Ingested", "InvalidEventError", "Stamp", "check_call", "resolve_names"]
+def _marks(channel: str, name: str, metadata: Any) -> tuple[dict[str, Any], list[str]]:
+    if not metadata:
+        return {}, []
+    if not isinstance(metadata, Mapping):
+        check_call(channel, name, None, metadata)
+    return normalize(metadata)

@@ -275,7 +275,9 @@ class BatchProcessor:
 
     def _answer_flushes(self) -> None:
         with self._condition:
-            ready = [self._flushes.popleft()[0] for _ in range(len(self._flushes)) if self._flushes[0][1] <= self._taken]
+            ready = [
+                self._flushes.popleft()[0] for _ in range(len(self._flushes)) if self._flushes[0][1] <= self._taken
+            ]
         for request in ready:
             ok = False
             try:

@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from threading import get_ident
 from types import TracebackType
 from typing import Any, Final, overload
 
 from zupa.bus import _process
 from zupa.bus._assemble import check_call, resolve_names
-from zupa.bus._batch import BatchProcessor
 from zupa.bus._context import SPAN_KEY, get_context
 from zupa.bus._dispatch import Dispatcher
 from zupa.bus._flush import FlushRequest
 from zupa.bus._incidents import IncidentLog
 from zupa.bus._ledger import Ledger
-from zupa.bus._loop import LoopThread
-from zupa.bus._patterns import Pattern
 from zupa.bus._queue import CHUNK, IngestQueue, estimate_bytes
-from zupa.bus._reducers import Registration
-from zupa.bus._stream import EventStream, StreamSubscription
-from zupa.bus._subscriptions import (
-    DEFAULT_MAILBOX_SIZE,
-    AsyncSubscription,
-    InlineSubscription,
-    Subscription,
-    ThreadSubscription,
-)
+from zupa.bus._registry import Registry, current_loop
+from zupa.bus._snapshot import snapshot
+from zupa.bus._stream import EventStream
 from zupa.bus._worker import Worker
 from zupa.config import BusConfig
 from zupa.errors import ConfigurationError
@@ -70,7 +60,9 @@ class ReducerEventBus:
         self, config: BusConfig | None = None, *, exporters: Iterable[EventExporter] = (), clock: Clock | None = None
     ) -> None:
         if config is not None and not isinstance(config, BusConfig):
-            raise ConfigurationError(f"config={config!r} is unusable: pass a BusConfig, e.g. BusConfig(max_queue_size=4096)")
+            raise ConfigurationError(
+                f"config={config!r} is unusable: pass a BusConfig, e.g. BusConfig(max_queue_size=4096)"
+            )
         self._config = config or BusConfig.from_env()
         self._clock: Clock = clock or SystemClock()
         self._time_ns = self._clock.time_ns
@@ -78,7 +70,7 @@ class ReducerEventBus:
         self._shut_down = False
         self._dispatcher = Dispatcher()
         self._incidents = IncidentLog(time.monotonic_ns)
-        self._loop_thread = LoopThread()
+        self._registry = Registry(self._dispatcher, self._config, self._clock, self._incidents)
         self.exit_timeout_millis = self._config.shutdown_timeout_millis
         self._reset()
         _process.track(self)
@@ -102,6 +94,7 @@ class ReducerEventBus:
             (self._boot_id, self._pid),
         )
         # What the hot path touches, bound once.
+        self._stage = self._worker.stage
         self._put = self._queue.put
         self._take_permit = self._queue.permits.pop
         # Set whenever an emit needs more than the hot path: not started, strict, or shut down.
@@ -115,14 +108,12 @@ class ReducerEventBus:
     ) -> None: ...
 
     @overload
-    def emit(
-        self, channel: str, name: Payload | None = None, *, metadata: Mapping[str, Any] | None = None
-    ) -> None: ...
+    def emit(self, channel: str, name: Payload | None = None, *, metadata: Mapping[str, Any] | None = None) -> None: ...
 
     @overload
     def emit(self, channel: Event) -> None: ...
 
-    def emit(
+    def emit(  # noqa: C901, PLR0912 - one function on purpose: each call more would cost what the whole may cost
         self,
         channel: Any,
         name: Any = None,
@@ -159,7 +150,7 @@ class ReducerEventBus:
             return
         charge = 0
         try:
-            depth = self._worker.depth
+            depth = self._stage.depth
             if depth:
                 if self._worker.ident != get_ident():
                     depth = 0
@@ -208,8 +199,7 @@ class ReducerEventBus:
         return True
 
     def _return_permit(self, reason: str) -> None:
-        # First counted, then returned: in between, the event is counted twice rather than not at all, and a snapshot
-        # is taken by whoever holds the ledger's lock; `_snapshot` reads the drops before the queue for that reason.
+        # First counted, then returned: for an instant the event is counted twice rather than not at all.
         self._ledger.drop(reason)
         self._queue.permits.append(False)
 
@@ -235,8 +225,10 @@ class ReducerEventBus:
             pattern: Which events it is for; see `zupa.bus._patterns`. The pattern is matched against the topic that
                 earlier reducers left the event with.
             name: Its name in statistics and logs; the function's own name by default.
+
         Returns:
             A callable that unregisters the reducer (idempotent).
+
         Raises:
             PatternError: *pattern* can never match.
             ConfigurationError: *reducer* is not callable.
@@ -245,27 +237,11 @@ class ReducerEventBus:
             scope = pattern if reducer is None else reducer
 
             def decorate(function: Reducer) -> Reducer:
-                self._use(function, scope, name)
+                self._registry.use(function, scope, name)
                 return function
 
             return decorate
-        return self._use(reducer, pattern, name)
-
-    def _use(self, reducer: Reducer, pattern: str | None, name: str | None) -> Unregister:
-        if not callable(reducer):
-            raise ConfigurationError(f"a reducer must be callable with one Event, got {type(reducer).__name__}")
-        if inspect.iscoroutinefunction(reducer):
-            raise ConfigurationError(
-                f"reducer {_name_of(reducer)} is async; reducers run one after another on the worker's thread and must "
-                "be plain functions. Use an async subscriber for work that waits"
-            )
-        scope = None if pattern is None else Pattern(pattern)
-        with self._lock:
-            taken = {item.name for item in self._dispatcher.reducers}
-            label = self._dispatcher.unique_name(name or _name_of(reducer), taken)
-            registration = Registration(reducer, scope, label)
-            self._dispatcher.add_reducer(registration)
-        return lambda: self._dispatcher.remove_reducer(registration)
+        return self._registry.use(reducer, pattern, name)
 
     def subscribe(
         self, pattern: str, handler: Subscriber, *, name: str | None = None, max_queue_size: int | None = None
@@ -280,27 +256,12 @@ class ReducerEventBus:
         Returns:
             A callable that unsubscribes: idempotent, safe during dispatch; the handler is not called after it, except
             for a call that is under way on another thread.
+
         Raises:
             PatternError: *pattern* can never match.
             ConfigurationError: *handler* is not callable, or *max_queue_size* is not a positive whole number.
         """
-        compiled = Pattern(pattern)
-        if not callable(handler):
-            raise ConfigurationError(f"a subscriber must be callable with one Event, got {type(handler).__name__}")
-        capacity = _capacity(max_queue_size)
-        with self._lock:
-            label = self._unique_subscriber(name or _name_of(handler))
-            subscription: Subscription
-            if _is_async(handler):
-                subscription = AsyncSubscription(
-                    label, compiled, handler, self._subscriber_failed, capacity, self._running_loop()
-                )
-            elif max_queue_size is not None:
-                subscription = ThreadSubscription(label, compiled, handler, self._subscriber_failed, capacity)
-            else:
-                subscription = InlineSubscription(label, compiled, handler, self._subscriber_failed)
-            self._dispatcher.add_subscription(subscription)
-        return lambda: self._dispatcher.remove_subscription(subscription.key)
+        return self._registry.subscribe(pattern, handler, name, max_queue_size)
 
     def stream(self, pattern: str = "*", *, max_queue_size: int = 1024) -> EventStream:
         """Return an async iterator over the events that match *pattern*, from now on; see `EventStream`.
@@ -309,13 +270,7 @@ class ReducerEventBus:
             PatternError: *pattern* can never match.
             ConfigurationError: *max_queue_size* is not a positive whole number.
         """
-        compiled, capacity = Pattern(pattern), _capacity(max_queue_size)
-        with self._lock:
-            subscription = StreamSubscription(self._unique_subscriber(f"stream({pattern})"), compiled, capacity)
-            subscription.active = not self._shut_down
-            self._dispatcher.add_subscription(subscription)
-        dispatcher, key = self._dispatcher, subscription.key
-        return EventStream(subscription, lambda: dispatcher.remove_subscription(key))
+        return self._registry.stream(pattern, max_queue_size, active=not self._shut_down)
 
     def add_exporter(self, exporter: EventExporter, *, name: str | None = None, pattern: str = "*") -> Unregister:
         """Export every event that matches *pattern* through *exporter*, in batches, on a thread of its own.
@@ -323,32 +278,12 @@ class ReducerEventBus:
         Returns:
             A callable that detaches the exporter: what it holds is flushed and it is shut down within
             `shutdown_timeout_millis`. Idempotent.
+
         Raises:
             PatternError: *pattern* can never match.
             ConfigurationError: *exporter* lacks one of the methods of `EventExporter`.
         """
-        missing = [x for x in ("export", "force_flush", "shutdown") if not callable(getattr(exporter, x, None))]
-        if missing:
-            raise ConfigurationError(
-                f"exporter {type(exporter).__name__} lacks {', '.join(missing)}(); see zupa.EventExporter. "
-                "To use an OpenTelemetry SpanExporter or LogRecordExporter wrap it in zupa.otel.OtelEventExporter"
-            )
-        compiled = Pattern(pattern)
-        with self._lock:
-            taken = {item.name for item in self._dispatcher.processors}
-            label = self._dispatcher.unique_name(name or type(exporter).__name__, taken)
-            processor = BatchProcessor(exporter, label, compiled, self._config, self._clock, self._incidents)
-            self._dispatcher.add_processor(processor)
-
-        def detach() -> None:
-            if processor in self._dispatcher.processors:
-                self._dispatcher.remove_processor(processor)
-                request = self._request(self._config.shutdown_timeout_millis, closing=True)
-                processor.flush(request)
-                if not request.wait(self._config.shutdown_timeout_millis / 1e3):
-                    processor.abandon()
-
-        return detach
+        return self._registry.add_exporter(exporter, name, pattern)
 
     # -- lifecycle -----------------------------------------------------------------------------------------------
 
@@ -372,10 +307,12 @@ class ReducerEventBus:
             False when that took longer than *timeout_millis*, when an exporter could not flush, or when the caller is
             itself one of those who are waited for (a reducer, a subscriber).
         """
-        if get_ident() == self._worker.ident and self._worker.depth:
-            self._incidents.report("flush", "force_flush was called by a reducer or subscriber, which it would wait for")
+        if get_ident() == self._worker.ident and self._stage.depth:
+            self._incidents.report(
+                "flush", "force_flush was called by a reducer or subscriber, which it would wait for"
+            )
             return False
-        request = self._begin(timeout_millis, closing=False, blocked_loop=_current_loop())
+        request = self._begin(timeout_millis, closing=False, blocked_loop=current_loop())
         return request.wait(timeout_millis / 1e3)
 
     async def aflush(self, timeout_millis: float = 30_000) -> bool:
@@ -387,13 +324,14 @@ class ReducerEventBus:
 
         Args:
             timeout_millis: `BusConfig.shutdown_timeout_millis` when None.
+
         Returns:
             Whether everything was handled. What was not is counted as dropped (`shutdown_timeout`). Idempotent.
         """
         timeout = self._config.shutdown_timeout_millis if timeout_millis is None else timeout_millis
         if not self._close():
             return True
-        request = self._begin(timeout, closing=True, blocked_loop=_current_loop())
+        request = self._begin(timeout, closing=True, blocked_loop=current_loop())
         return self._finish(request.wait(timeout / 1e3))
 
     async def aclose(self) -> None:
@@ -402,12 +340,9 @@ class ReducerEventBus:
         if self._close():
             self._finish(await _completion(self._begin(timeout, closing=True), timeout))
 
-    def _request(self, timeout_millis: float, *, closing: bool, blocked_loop: object = None) -> FlushRequest:
-        deadline_ns = time.monotonic_ns() + int(timeout_millis * 1e6)
-        return FlushRequest(deadline_ns, closing=closing, blocked_loop=blocked_loop)
-
     def _begin(self, timeout_millis: float, *, closing: bool, blocked_loop: object = None) -> FlushRequest:
-        request = self._request(timeout_millis, closing=closing, blocked_loop=blocked_loop)
+        deadline_ns = time.monotonic_ns() + int(timeout_millis * 1e6)
+        request = FlushRequest(deadline_ns, closing=closing, blocked_loop=blocked_loop)
         if self._pid != os.getpid():
             self.reset_after_fork()
         if self._worker.stopped:
@@ -432,9 +367,7 @@ class ReducerEventBus:
         left = self._worker.abandon()
         for processor in self._dispatcher.processors:
             left += processor.abandon()
-        for subscription in self._dispatcher.subscriptions:
-            subscription.close()
-        self._loop_thread.close()
+        self._registry.close()
         with self._ledger.lock:
             dropped = self._ledger.dropped()
         self._incidents.report_losses(dropped, final=True)
@@ -446,8 +379,7 @@ class ReducerEventBus:
         """Start over in a forked child: fresh worker, empty queue, new boot id. Called by the fork hook."""
         discarded = len(self._queue) + self._ledger.in_flight
         self._incidents.reset_after_fork()
-        self._loop_thread = LoopThread()
-        self._dispatcher.reset_after_fork()
+        self._registry.reset_after_fork()
         self._reset()
         if discarded:
             self._ledger.drop_many("fork_discarded", discarded)
@@ -456,30 +388,10 @@ class ReducerEventBus:
 
     def statistics(self) -> BusStatistics:
         """Return a snapshot of everything that this bus counts; see `BusStatistics` for the law that it keeps."""
-        dispatcher, ledger = self._dispatcher, self._ledger
-        with ledger.lock:
-            # Drops first: an emit that is being dropped counts its drop before it returns its permit, so it may be
-            # missed here for an instant but is never left out of a later snapshot.
-            dropped = ledger.dropped()
-            queued = len(self._queue)
-            delivered, filtered, in_flight = ledger.delivered, ledger.filtered, ledger.in_flight
-            fanned_out, degraded, seq = ledger.fanned_out, ledger.degraded, ledger.seq
-            high_watermark = max(ledger.high_watermark, queued)
-        return BusStatistics(
-            emitted=delivered + filtered + sum(dropped.values()) + queued + in_flight,
-            delivered=delivered,
-            filtered=filtered,
-            fanned_out=fanned_out,
-            dropped=dropped,
-            queued=queued,
-            in_flight=in_flight,
-            degraded=degraded,
-            seq=seq,
-            queue_capacity=self._config.max_queue_size,
-            high_watermark=self._config.max_queue_size if "queue_full" in dropped else high_watermark,
-            reducers={item.name: item.statistics() for item in dispatcher.reducers},
-            subscribers={item.name: item.statistics() for item in dispatcher.subscriptions},
-            exported={item.name: item.statistics() for item in dispatcher.processors},
+        return snapshot(
+            self._ledger,
+            self._queue,
+            self._dispatcher,
             worker_restarts=self._worker.restarts,
             boot_id=self._boot_id,
             pid=self._pid,
@@ -508,41 +420,6 @@ class ReducerEventBus:
     def __repr__(self) -> str:
         state = "shut down" if self._shut_down else f"{len(self._queue)}/{self._config.max_queue_size} queued"
         return f"<{type(self).__name__} {state}>"
-
-    def _unique_subscriber(self, wanted: str) -> str:
-        return self._dispatcher.unique_name(wanted, {item.name for item in self._dispatcher.subscriptions})
-
-    def _subscriber_failed(self, name: str, error: BaseException) -> None:
-        self._incidents.report(f"subscriber:{name}", "subscriber %s raised %s", name, error, error=error)
-
-    def _running_loop(self) -> asyncio.AbstractEventLoop:
-        return _current_loop() or self._loop_thread.loop
-
-
-def _name_of(function: Callable[..., Any]) -> str:
-    name = getattr(function, "name", None)
-    if isinstance(name, str) and name:
-        return name
-    return str(getattr(function, "__qualname__", None) or type(function).__qualname__).rpartition("<locals>.")[2]
-
-
-def _is_async(handler: Any) -> bool:
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004
-
-
-def _capacity(max_queue_size: int | None) -> int:
-    if max_queue_size is None:
-        return DEFAULT_MAILBOX_SIZE
-    if isinstance(max_queue_size, bool) or not isinstance(max_queue_size, int) or max_queue_size < 1:
-        raise ConfigurationError(f"max_queue_size={max_queue_size!r} is unusable: it must be a whole number >= 1")
-    return max_queue_size
-
-
-def _current_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 async def _completion(request: FlushRequest, timeout_millis: float) -> bool:

@@ -80,13 +80,6 @@ class Dispatcher:
         with self._lock:
             self.processors = tuple(other for other in self.processors if other is not item)
 
-    def unique_name(self, wanted: str, taken: set[str]) -> str:
-        """Return *wanted*, numbered if it is among *taken*: statistics are kept by name."""
-        name, number = wanted, 2
-        while name in taken:
-            name, number = f"{wanted}#{number}", number + 1
-        return name
-
     def reset_after_fork(self) -> None:
         """Rebuild locks and queues in a forked child; registrations stay."""
         self._lock = threading.RLock()

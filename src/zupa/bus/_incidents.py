@@ -53,8 +53,9 @@ class IncidentLog:
         if self.silenced:
             return
         args = tuple(f"{type(x).__name__}: {safe_str(x, 500)}" if isinstance(x, BaseException) else x for x in args)
-        suffix = f" ({suppressed} more like this in the last 30 s or longer)" if suppressed else ""
-        logger.warning(message + suffix, *args, exc_info=error)
+        if suppressed:
+            message = f"{message} ({suppressed} more like this since it was last reported)"
+        logger.warning(message, *args, exc_info=error)
 
     def report_losses(self, dropped: dict[str, int], *, final: bool = False) -> None:
         """Compare *dropped* with the last call and log when a loss starts, goes on for 30 s, ends, or at shutdown."""
@@ -81,7 +82,7 @@ class IncidentLog:
             state = "were lost so far"
         detail = ", ".join(f"{reason}={count}" for reason, count in sorted(dropped.items()))
         logger.warning(
-            "%d events %s (%s). bus.statistics() has the exact counts; for queue_full raise max_queue_size or emit less",
+            "%d events %s (%s). bus.statistics() has the exact counts; against queue_full raise max_queue_size",
             sum(dropped.values()),
             state,
             detail,

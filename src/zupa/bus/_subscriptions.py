@@ -74,7 +74,7 @@ class _Base:
             result = self.handler(event)
             if result.__class__ is CoroutineType:
                 result.close()
-                raise TypeError(
+                raise TypeError(  # noqa: TRY301 - counted and logged right below, like what the handler raises
                     f"subscriber {self.name} is a plain function that returned a coroutine, which was not run; "
                     "subscribe an `async def` function instead"
                 )
@@ -262,4 +262,3 @@ class AsyncSubscription(_Queued):
                     self.failed(error)
                 else:
                     self.delivered += 1
-

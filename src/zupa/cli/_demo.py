@@ -60,7 +60,9 @@ async def search_flights(ctx: NodeContext) -> dict[str, Any]:
 def search_hotels(ctx: NodeContext) -> dict[str, Any]:
     """Search for hotels: a plain function, run in a thread beside the others."""
     # The redactor takes the key out before any exporter sees it.
-    zupa.get_bus().emit("agent", "log:debug", {"message": "asking for hotels", "api_key": "sk-demo-0123456789abcdef0123"})
+    zupa.get_bus().emit(
+        "agent", "log:debug", {"message": "asking for hotels", "api_key": "sk-demo-0123456789abcdef0123"}
+    )
     return {"offers": [f"hotel in {ctx.state['city']}"]}
 
 
@@ -148,7 +150,7 @@ async def _resume(database: str, thread: str) -> RunResult:
 
 
 def _configure() -> zupa.Telemetry:
-    tree = ConsoleTreeExporter()
+    tree = ConsoleTreeExporter(sys.stdout)
     if not any(name.startswith("OTEL_") and "EXPORTER" in name for name in os.environ):
         return zupa.configure("zupa-demo", exporters=[tree])
     telemetry = zupa.configure("zupa-demo")
@@ -162,9 +164,12 @@ def _report(telemetry: zupa.Telemetry, result: RunResult, expected: str) -> int:
     exports = " ".join(f"{name}={x.exported}/{x.offered}" for name, x in s.exported.items())
     print(
         f"\nstatistics: emitted={s.emitted} delivered={s.delivered} filtered={s.filtered} fanned_out={s.fanned_out} "
-        f"dropped={s.dropped_total} queued={s.queued} in_flight={s.in_flight} imbalance={s.imbalance} exported: {exports}"
+        f"dropped={s.dropped_total} queued={s.queued} in_flight={s.in_flight} imbalance={s.imbalance} "
+        f"exported: {exports}"
     )
     if result.status != expected or s.dropped_total or not ok:
-        print(f"the demo did not go as planned: run {result.status}, dropped {s.dropped}, flushed {ok}", file=sys.stderr)
+        print(
+            f"the demo did not go as planned: run {result.status}, dropped {s.dropped}, flushed {ok}", file=sys.stderr
+        )
         return 1
     return 0

@@ -144,7 +144,7 @@ class SqliteCheckpointer:
             self._closed = True
             self._connection.close()
 
-    def __enter__(self) -> SqliteCheckpointer:  # noqa: PYI034 - Self needs Python 3.11
+    def __enter__(self) -> SqliteCheckpointer:
         return self
 
     def __exit__(

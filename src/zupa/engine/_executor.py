@@ -183,7 +183,7 @@ class EngineExecutor:
             if run.steps >= self.recursion_limit:
                 raise RecursionLimitError(
                     f"the run on thread {run.thread_id!r} of graph {run.graph_name!r} took {run.steps} super-steps, "
-                    f"its recursion_limit, and still has to run {', '.join(run.checkpoint.next_tasks)}; look for a cycle "
+                    f"its recursion_limit; still to run: {', '.join(run.checkpoint.next_tasks)}; look for a cycle "
                     "that never ends, or pass a larger EngineExecutor(recursion_limit=...)"
                 )
             step = self._plan(run, run.checkpoint)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable
 
@@ -62,13 +61,12 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     def delay_s(self, attempt: int) -> float:
         """Return the pause in seconds after attempt number *attempt*, from 1, failed."""
         try:
-            delay = self.initial_delay_s * self.backoff ** (attempt - 1)
+            delay = self.initial_delay_s * float(self.backoff) ** (attempt - 1)
         except OverflowError:
-            delay = self.max_delay_s
+            delay = self.max_delay_s if self.initial_delay_s else 0.0
         if self.jitter:
             delay *= 1 + random.uniform(-self.jitter, self.jitter)  # noqa: S311 - spreads load, guards nothing
-        # An overflow to infinity times an initial delay of 0 is NaN, which `min` would pass on.
-        return 0.0 if math.isnan(delay) else min(delay, self.max_delay_s)
+        return min(delay, self.max_delay_s)
 
 
 _LARGEST = 1e9

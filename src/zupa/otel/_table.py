@@ -114,9 +114,9 @@ _FIELDS: Final = {
     "thread_id": semconv.GEN_AI_CONVERSATION_ID,
     "step": semconv.STEP,
     "attempt": semconv.ATTEMPT,
-    "max_attempts": "zupa.attempt.max",
+    "max_attempts": semconv.MAX_ATTEMPTS,
     "namespace": semconv.NAMESPACE,
-    "parent_exec_id": "zupa.parent.exec.id",
+    "parent_exec_id": semconv.PARENT_EXEC_ID,
     "sources": semconv.SOURCES,
     "triggers": semconv.TRIGGERS,
     "goto": semconv.GOTO,
@@ -125,8 +125,10 @@ _FIELDS: Final = {
     "interrupt_reason": semconv.INTERRUPT_REASON,
     "interrupt_ids": semconv.INTERRUPT_IDS,
     "checkpoint_id": semconv.CHECKPOINT_ID,
+    "checkpoint_parent_id": semconv.CHECKPOINT_PARENT_ID,
     "checkpoint_source": semconv.CHECKPOINT_SOURCE,
-    "delay_s": "zupa.retry.delay",
+    "checkpoint_source": semconv.CHECKPOINT_SOURCE,
+    "delay_s": semconv.RETRY_DELAY,
 }
 """Payload field of a transition to attribute."""
 

@@ -221,7 +221,7 @@ def _line(node: TreeNode, *, color: bool) -> str:
         parts.append(f"attempt {node.attempt}")
     if node.sources:
         parts.append("← " + ", ".join(_clean(source) for source in node.sources))
-    if node.phase not in ("completed", "failed", "running"):
+    if node.end_ns and node.phase not in ("completed", "failed"):
         parts.append(node.phase + (f": {_clean(node.detail)}" if node.detail else ""))
     if node.error:
         parts.append(_clean(node.error))

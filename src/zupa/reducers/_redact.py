@@ -53,6 +53,11 @@ class Redact:
         self._clean: set[str] = set()
         self._harmless_keys: set[str] = set()
         self.redacted = 0
+        if self._text(replacement) != replacement:
+            raise ConfigurationError(
+                "redact(replacement) looks like a secret itself, so that it would be redacted again and again: "
+                "choose a text without name=value, such as '[redacted]'"
+            )
 
     def __call__(self, event: Event) -> Event:
         payload = self._fields(event.payload)

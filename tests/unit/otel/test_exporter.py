@@ -13,6 +13,7 @@ from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, LogRecordE
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from tests.support import otlp_receiver
 from tests.support.otlp_receiver import OtlpReceiver, attributes_of
 
 from zupa.errors import ConfigurationError
@@ -187,6 +188,30 @@ def test_flush_asks_every_exporter_and_reports_a_failure():
     assert len(good.flushed) == 2
 
 
+def test_a_raising_flush_is_a_failed_flush_and_the_others_are_still_asked(monkeypatch):
+    raising, good = Spans(), Spans()
+    monkeypatch.setattr(raising, "force_flush", lambda timeout_millis: 1 // 0)
+    assert not OtelEventExporter([raising, good], resource=RESOURCE).force_flush(5_000)
+    assert len(good.flushed) == 1
+
+
+def test_a_response_that_is_not_otlp_does_not_unmake_a_delivery(monkeypatch):
+    with OtlpReceiver() as receiver:
+        exporter = _exporter_for(receiver, "http/protobuf", monkeypatch)
+        monkeypatch.setitem(
+            otlp_receiver._HttpHandler.routes,
+            "/v1/traces",
+            (otlp_receiver.trace_service_pb2.ExportTraceServiceRequest, lambda _: _NotOtlp()),
+        )
+        assert exporter.export([node_event(1)]) == ExportResult.SUCCESS
+        exporter.shutdown(1_000)
+
+
+class _NotOtlp:
+    def SerializeToString(self):  # noqa: N802 - protobuf's name
+        return b"\xff\xff<html>"
+
+
 def test_shutdown_passes_the_timeout_where_it_is_taken_and_survives_a_raising_exporter():
     spans, logs = Spans(), Logs(OSError("no"))
     exporter = OtelEventExporter(spans, logs, resource=RESOURCE)
@@ -250,7 +275,7 @@ def test_what_the_receiver_refuses_is_counted(protocol, monkeypatch):
         exporter.shutdown(1_000)
 
 
-@pytest.mark.parametrize("mode", ["unavailable", "refuse"])
+@pytest.mark.parametrize("mode", ["unavailable", "refuse", "hang"])
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
 def test_a_dead_receiver_fails_the_batch(mode, protocol, monkeypatch):
     with OtlpReceiver(mode) as receiver:
@@ -262,6 +287,16 @@ def test_a_dead_receiver_fails_the_batch(mode, protocol, monkeypatch):
         assert result == ExportResult(success=False, error_type="export_failed")
         exporter.shutdown(1_000)
     assert (receiver.spans, receiver.logs) == ([], [])
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_a_slow_receiver_is_waited_for(protocol, monkeypatch):
+    with OtlpReceiver("slow", delay_s=0.1) as receiver:
+        exporter = _exporter_for(receiver, protocol, monkeypatch)
+        assert exporter.export([node_event(1)]) == ExportResult.SUCCESS
+        assert receiver.wait_for_requests(1)
+        exporter.shutdown(1_000)
+    assert len(receiver.spans) == 1
 
 
 def test_a_grpc_exporter_is_still_watched_after_it_has_reconnected(monkeypatch):

@@ -121,6 +121,16 @@ def test_shutdown_leaves_the_providers_to_the_application(pipeline):
     assert [span.name for span in spans.get_finished_spans()] == ["still works"]
 
 
+def test_a_raising_flush_is_a_failed_flush(pipeline, monkeypatch):
+    tracer_provider, logger_provider, _, _ = pipeline
+    exporter = ProviderEventExporter(tracer_provider, logger_provider)
+    flushed = []
+    monkeypatch.setattr(tracer_provider, "force_flush", lambda timeout_millis: 1 // 0)
+    monkeypatch.setattr(logger_provider, "force_flush", flushed.append)
+    assert not exporter.force_flush(2_000)
+    assert 0 < flushed[0] <= 2_000
+
+
 def test_a_provider_that_is_not_the_sdks_is_refused():
     with pytest.raises(ConfigurationError, match="neither a tracer nor a logger provider"):
         ProviderEventExporter()

@@ -134,6 +134,28 @@ def test_a_terminal_is_not_at_the_mercy_of_names():
     assert len(text) < 400
 
 
+def test_odd_payloads_are_shown_as_far_as_they_go():
+    events = [
+        ev("node", "cancelled", 1, node="a", end=0).replace(
+            payload={"kind": "node", "phase": "cancelled", "node": "a"}
+        ),
+        ev("node", "failed", 2, start=1, node="b", error="[redacted]", span_name="renamed"),
+        ev("node", "failed", 3, start=2, node="c"),
+        ev("node", "completed", 4, start=3, node="d", end=3).replace(trace_id=0),
+        ev("node", "skipped", 5, node="e"),
+        ev("node", "completed", 6, start=4, end=4, node="f"),
+        ev("node", "completed", 7, start=5, end=2_000_005, node="g", parent_span_id="no hex"),
+    ]
+    (tree,) = build_trees(events)
+    assert render_tree(tree).splitlines()[1:] == [
+        "⊘ a  cancelled",
+        "✗ renamed  9 ms  [redacted]",
+        "✗ c  8 ms  failed",
+        "✓ f  0 ns",
+        "✓ g  2000 s",
+    ]
+
+
 def test_traces_are_separate_and_ordered_by_their_begin():
     trees = build_trees(
         [ev("run", "completed", 1, start=5, trace_id=8, graph="b"), ev("run", "completed", 1, trace_id=9, graph="a")]
@@ -187,7 +209,7 @@ def test_another_run_of_the_same_trace_is_not_printed_before_its_end():
         "✓ second  10 ms",
         "└─ ✓ sub  3 ms",
         "   └─ ✓ nested  1 ms",
-        "           · agent:note in nested",
+        "         · agent:note in nested",
     ]
     assert exporter._count == 0
 
