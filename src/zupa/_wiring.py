@@ -255,7 +255,8 @@ def _default_exporters(
         return []
     if set_global_providers and not isinstance(tracer_provider, TracerProvider):
         telemetry.own(_install_tracer_provider(resource, sampler))
-    return [OtelEventExporter(spans, logs, resource=resource)]
+    own = span_exporter is None and log_exporter is None
+    return [OtelEventExporter(spans, logs, resource=resource, rebuild=build_exporters if own else None)]
 
 
 def _install_tracer_provider(resource: Resource, sampler: Sampler) -> TracerProvider:

@@ -18,6 +18,7 @@ from opentelemetry.sdk.trace.export import SpanExporter
 from zupa.errors import ConfigurationError
 from zupa.event import Event
 from zupa.normalize import error_type
+from zupa.otel._environment import SignalExporters
 from zupa.otel._mapping import Mapped, map_event
 from zupa.otel._partial import RejectionCounter
 from zupa.otel._resource import HashedResource
@@ -53,6 +54,7 @@ class OtelEventExporter:
         mapping: Mapping = DEFAULT_MAPPING,
         limits: Limits | None = None,
         max_request_bytes: int = MAX_REQUEST_BYTES,
+        rebuild: Callable[[], SignalExporters] | None = None,
     ) -> None:
         """Take ownership of the exporters: `shutdown` shuts them down.
 
@@ -63,6 +65,8 @@ class OtelEventExporter:
             mapping: Which event becomes what.
             limits: None reads OpenTelemetry's variables.
             max_request_bytes: Estimated encoded bytes of one call of an exporter.
+            rebuild: Makes new exporters in a forked child, whose copies of the parent's connections must not be used.
+                Without it a child goes on with the copies.
 
         Raises:
             ConfigurationError: there is no exporter at all, or `max_request_bytes` is too small.
@@ -79,11 +83,16 @@ class OtelEventExporter:
         self._max_request_bytes = max_request_bytes
         self._rejections = RejectionCounter([*self._spans, *self._logs])
         self._closed = False
+        self._rebuild = rebuild
+        self._rebuild_wanted = False
+        self._inherited: list[SpanExporter | LogRecordExporter] = []
 
     def export(self, batch: Sequence[Event], /) -> ExportResult:
         """Send *batch*. Never raises, whatever the events hold and the exporters do."""
         if self._closed:
             return ExportResult(success=False, error_type="already_shutdown")
+        if self._rebuild_wanted:
+            self._replace_inherited()
         mapped, unmappable = self._map(batch)
         outcome = _Outcome()
         self._rejections.take()
@@ -126,6 +135,19 @@ class OtelEventExporter:
                     shut_down(exporter.shutdown, _left_millis(deadline))
                 except Exception as error:  # noqa: BLE001 - somebody else's exporter
                     _logger.warning("%s failed to shut down: %s", type(exporter).__qualname__, error_type(error))
+
+    def reset_after_fork(self) -> None:
+        """Make new exporters at the next export. Called in a forked child, by the bus."""
+        self._rebuild_wanted = self._rebuild is not None
+
+    def _replace_inherited(self) -> None:
+        assert self._rebuild is not None
+        self._rebuild_wanted = False
+        # Kept, not closed: closing a TLS connection would tell the collector that the parent's is over.
+        self._inherited += [*self._spans, *self._logs]
+        exporters = self._rebuild()
+        self._spans, self._logs = exporters.spans, exporters.logs
+        self._rejections = RejectionCounter([*self._spans, *self._logs])
 
     def _map(self, batch: Sequence[Event]) -> tuple[list[tuple[int, Mapped]], int]:
         mapped: list[tuple[int, Mapped]] = []

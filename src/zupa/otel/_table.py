@@ -127,7 +127,6 @@ _FIELDS: Final = {
     "checkpoint_id": semconv.CHECKPOINT_ID,
     "checkpoint_parent_id": semconv.CHECKPOINT_PARENT_ID,
     "checkpoint_source": semconv.CHECKPOINT_SOURCE,
-    "checkpoint_source": semconv.CHECKPOINT_SOURCE,
     "delay_s": semconv.RETRY_DELAY,
 }
 """Payload field of a transition to attribute."""
