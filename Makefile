@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test backends check lint types imports api bench wheel-test lock clean
+.PHONY: help venv demo test backends collector check lint types imports api bench wheel-test lock clean
 
 help: ## List the targets
 	@echo "Targets (PYTHON=$(PYTHON)):"
@@ -43,6 +43,9 @@ test: $(VENV)/.stamp ## Run all tests; those that need a backend skip without `m
 
 backends: $(VENV)/.stamp ## Build the real Collector and Jaeger into a cache outside the clone
 	@$(BIN)/python tests/integration/backends/build.py
+
+collector: backends ## Run the Collector and Jaeger on their standard ports until Ctrl-C
+	@$(BIN)/python scripts/run_backends.py
 
 check: lint types imports api ## Run every static check
 

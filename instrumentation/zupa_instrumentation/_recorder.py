@@ -20,7 +20,10 @@ from zupa.transition import Transition, TransitionLink
 from zupa_instrumentation._identity import (
     Identity,
     IdGenerator,
+    RandomIds,
     Sampler,
+    SystemTime,
+    always_sampled,
     child_context,
     current_parent,
     new_root_context,
@@ -88,19 +91,27 @@ class Recorder:
     Args:
         engine: Name of the engine, for `Transition.engine`.
         bus: Where the events go.
-        clock: Time of starts and ends.
-        ids: Source of span and trace ids.
-        sampler: Decides about new traces.
+        clock: Time of starts and ends; the system's when not given.
+        ids: Source of span and trace ids; random when not given.
+        sampler: Decides about new traces; all are sampled when not given.
 
     Concurrency: any thread; a scope belongs to the thread or task that opened it.
     """
 
-    def __init__(self, engine: str, bus: EventBus, clock: Clock, ids: IdGenerator, sampler: Sampler) -> None:
+    def __init__(
+        self,
+        engine: str,
+        bus: EventBus,
+        clock: Clock | None = None,
+        ids: IdGenerator | None = None,
+        sampler: Sampler = always_sampled,
+    ) -> None:
         self._engine = engine
         self.bus = bus
+        clock = clock or SystemTime()
         self._time_ns = clock.time_ns
         self._monotonic_ns = clock.monotonic_ns
-        self._ids = ids
+        self._ids = ids or RandomIds()
         self._sampler = sampler
 
     # -- runs ----------------------------------------------------------------------------------------------------

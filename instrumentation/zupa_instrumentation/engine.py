@@ -26,18 +26,10 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from zupa import _wiring
 from zupa.engine import EngineExecutor, GraphInterrupt
 from zupa.errors import ConfigurationError
-from zupa.ports import Clock, EventBus
+from zupa.ports import EventBus
 from zupa.semconv import CHECKPOINT_NODE_SPANS, CHECKPOINT_TRACEPARENT
 from zupa_instrumentation._guard import HookFailures
-from zupa_instrumentation._identity import (
-    IdGenerator,
-    RandomIds,
-    Sampler,
-    SystemTime,
-    always_sampled,
-    parse_traceparent,
-    traceparent,
-)
+from zupa_instrumentation._identity import always_sampled, parse_traceparent, traceparent
 from zupa_instrumentation._recorder import NodeScope, Recorder, RunScope, StepScope
 
 Wrapped = Callable[..., Awaitable[Any]]
@@ -104,10 +96,9 @@ class EngineInstrumentor(BaseInstrumentor):  # type: ignore[misc] # opentelemetr
         bus = kwargs.get("bus") or _wiring.get_bus()
         if not isinstance(bus, EventBus):
             raise ConfigurationError(f"bus={bus!r} is no event bus: pass a zupa.ReducerEventBus, or nothing")
-        clock: Clock = kwargs.get("clock") or SystemTime()
-        ids: IdGenerator = kwargs.get("id_generator") or RandomIds()
-        sampler: Sampler = kwargs.get("sampler") or always_sampled
-        return Recorder("zupa", bus, clock, ids, sampler)
+        return Recorder(
+            "zupa", bus, kwargs.get("clock"), kwargs.get("id_generator"), kwargs.get("sampler") or always_sampled
+        )
 
     # -- the hooks: each runs the original exactly once, whatever happens in our own code -----------------------------
 

@@ -181,7 +181,7 @@ class ReducerEventBus:
             span = get_context().get(SPAN_KEY)
             context = None if span is None else span.get_span_context()
             self._put((self._time_ns(), context, channel, name, payload, metadata, depth, charge))
-        except Exception:  # noqa: BLE001 - a hostile payload or span; the application must not notice
+        except (Exception, SystemExit, GeneratorExit):  # noqa: BLE001 - a hostile payload or span: not the caller's fault
             self._queue.release_bytes(charge)
             self._return_permit("invalid_event")
             return
@@ -199,9 +199,10 @@ class ReducerEventBus:
         return True
 
     def _return_permit(self, reason: str) -> None:
-        # First counted, then returned: for an instant the event is counted twice rather than not at all.
-        self._ledger.drop(reason)
-        self._queue.permits.append(False)
+        # Under the lock, so that no snapshot sees the event both queued and dropped. Only refused events come here.
+        with self._ledger.lock:
+            self._ledger.drop(reason)
+            self._queue.permits.append(False)
 
     def _tend(self) -> None:
         """Once in a few hundred events: wake the worker early, and see to its health."""

@@ -17,6 +17,7 @@ events: together they are at most ``capacity * CHUNK`` bytes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ import msgspec
 CHUNK: Final = 1024
 WAKE_EVERY: Final = 256
 _MAX_VISITS: Final = 512
+_BUILTIN: Final = frozenset({list, tuple, set, frozenset})
 
 
 class IngestQueue:
@@ -111,12 +113,13 @@ def estimate_bytes(value: object) -> int:
                 stack.extend(getattr(item, name, None) for name in item.__struct_fields__[:_MAX_VISITS])
             elif isinstance(item, Mapping):
                 size += 64
-                stack.extend(item.values())
+                # What is not the builtin type may be endless.
+                stack.extend(item.values() if item.__class__ is dict else islice(item.values(), _MAX_VISITS))
             elif isinstance(item, list | tuple | set | frozenset):
                 size += 56 + 8 * len(item)
-                stack.extend(item)
+                stack.extend(item if item.__class__ in _BUILTIN else islice(item, _MAX_VISITS))
             else:
                 size += 32
-    except Exception:  # noqa: BLE001 - a hostile mapping; its text will be short
+    except (Exception, SystemExit, GeneratorExit):  # noqa: BLE001 - a hostile mapping; its text will be short
         return CHUNK
     return size

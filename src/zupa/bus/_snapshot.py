@@ -13,13 +13,13 @@ def snapshot(
 ) -> BusStatistics:
     """Return what *ledger* and *queue* say at one moment. Any thread."""
     with ledger.lock:
-        # The queue first: an event that is just being dropped still holds its permit and is counted as queued; counted
-        # in this order it may show in both terms for an instant, but never in neither.
+        # An event that is refused turns from queued into dropped under this lock; those that find the queue full are
+        # counted without it, but were never queued.
         queued = len(queue)
         dropped = ledger.dropped()
         delivered, filtered, in_flight = ledger.delivered, ledger.filtered, ledger.in_flight
         fanned_out, degraded, seq = ledger.fanned_out, ledger.degraded, ledger.seq
-        high_watermark = max(ledger.high_watermark, queued)
+        high_watermark = ledger.high_watermark = max(ledger.high_watermark, queued)
     return BusStatistics(
         emitted=delivered + filtered + sum(dropped.values()) + queued + in_flight,
         delivered=delivered,
