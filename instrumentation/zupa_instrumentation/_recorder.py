@@ -7,7 +7,7 @@ transitions into payloads, spans and log records is the bus's worker's business.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from opentelemetry import context as context_api
@@ -15,7 +15,7 @@ from opentelemetry.trace import SpanContext
 
 from zupa.ports import Clock, EventBus
 from zupa.semconv import ENGINE_CHANNEL, LINK_EDGE, OPERATION_INVOKE_WORKFLOW
-from zupa.span import NodeSpan, set_node_in_context
+from zupa.span import current_node, set_node_in_context
 from zupa.transition import Transition, TransitionLink
 from zupa_instrumentation._identity import (
     Identity,
@@ -28,61 +28,7 @@ from zupa_instrumentation._identity import (
     current_parent,
     new_root_context,
 )
-
-
-class RunScope(Identity):
-    """An open run."""
-
-    __slots__ = (
-        "exec_id",
-        "graph",
-        "links",
-        "namespace",
-        "node_spans",
-        "parent_exec_id",
-        "run_id",
-        "step",
-        "thread_id",
-    )
-
-    def __init__(self, identity: Identity, run_id: str, graph: str, thread_id: str) -> None:
-        super().__init__(identity.context, None, identity.start_ns, identity.start_mono_ns)
-        self.parent_span_id, self.parent_is_remote = identity.parent_span_id, identity.parent_is_remote
-        self.run_id = self.exec_id = run_id
-        self.graph = graph
-        self.thread_id = thread_id
-        self.step: StepScope | None = None
-        self.node_spans: dict[str, SpanContext] = {}
-        self.links: Sequence[TransitionLink] = ()
-        self.namespace: Sequence[str] = ()
-        self.parent_exec_id = ""
-
-
-class StepScope(Identity):
-    """An open super-step."""
-
-    __slots__ = ("exec_id", "index", "tasks")
-
-    def __init__(self, identity: Identity, exec_id: str, index: int, tasks: Sequence[str]) -> None:
-        super().__init__(identity.context, None, identity.start_ns, identity.start_mono_ns)
-        self.parent_span_id = identity.parent_span_id
-        self.exec_id = exec_id
-        self.index = index
-        self.tasks = tasks
-
-
-class NodeScope(Identity):
-    """An open node execution. `token` is what `detach` wants back."""
-
-    __slots__ = ("common", "run", "span", "token")
-
-    def __init__(self, identity: Identity, run: RunScope, common: Mapping[str, Any]) -> None:
-        super().__init__(identity.context, None, identity.start_ns, identity.start_mono_ns)
-        self.parent_span_id = identity.parent_span_id
-        self.run = run
-        self.common = common
-        self.span = NodeSpan(identity.context)
-        self.token: Any = None
+from zupa_instrumentation._scopes import NodeScope, RunScope, StepScope
 
 
 class Recorder:
@@ -141,7 +87,7 @@ class Recorder:
             context = new_root_context(self._ids, self._sampler, f"{OPERATION_INVOKE_WORKFLOW} {graph}")
         else:
             context = child_context(self._ids, outer)
-        run = RunScope(Identity(context, outer, self._time_ns(), self._monotonic_ns()), run_id, graph, thread_id)
+        run = RunScope(self, Identity(context, outer, self._time_ns(), self._monotonic_ns()), run_id, graph, thread_id)
         if enclosing is not None:
             run.namespace = (*enclosing.run.namespace, enclosing.common["node"])
             run.parent_exec_id = enclosing.common["exec_id"]
@@ -189,7 +135,7 @@ class Recorder:
         """Open super-step *index* of *run*."""
         context = child_context(self._ids, run.context)
         identity = Identity(context, run.context, self._time_ns(), self._monotonic_ns())
-        step = run.step = StepScope(identity, f"{run.run_id}/{index}", index, tasks)
+        step = run.step = StepScope(identity, f"{run.run_id}/{index}", index, tasks, dict(run.node_spans))
         self._emit_step(run, step, "started")
         return step
 
@@ -235,11 +181,13 @@ class Recorder:
         """
         parent: Identity = run.step or run
         context = child_context(self._ids, parent.context)
+        # Not the run's newest spans: a node of this step that has already ended would stand in for its last run.
+        earlier = run.node_spans if run.step is None else run.step.node_spans
         sources = tuple(sources)
         links = [
             TransitionLink(source.trace_id, source.span_id, LINK_EDGE, name)
             for name in sources
-            if (source := run.node_spans.get(name)) is not None
+            if (source := earlier.get(name)) is not None
         ]
         common = {
             "run_id": run.run_id,
@@ -263,7 +211,9 @@ class Recorder:
     def leave_node(self, scope: NodeScope) -> None:
         """Make current what was current before `open_node`."""
         token, scope.token = scope.token, None
-        if token is not None:
+        # Not current: the engine's coroutine was closed in another context (garbage collection after its loop was
+        # closed). There is nothing to take back there, and OpenTelemetry would log an error.
+        if token is not None and current_node() is scope.span:
             context_api.detach(token)
 
     def close_node(
@@ -324,7 +274,7 @@ class Recorder:
             checkpoint_source=source,
             trace_id=owner.context.trace_id,
             span_id=owner.context.span_id,
-            trace_flags=owner.context.trace_flags,
+            trace_flags=int(owner.context.trace_flags),  # a plain number, not the API's subclass
         )
         self.bus.emit(ENGINE_CHANNEL, "checkpoint_saved", transition)
 
@@ -341,7 +291,7 @@ class Recorder:
             phase=phase,
             trace_id=context.trace_id,
             span_id=context.span_id,
-            trace_flags=context.trace_flags,
+            trace_flags=int(context.trace_flags),
             trace_state=context.trace_state.to_header() if context.trace_state else "",
             parent_span_id=identity.parent_span_id,
             parent_is_remote=identity.parent_is_remote,

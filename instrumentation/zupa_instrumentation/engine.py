@@ -30,11 +30,14 @@ from zupa.ports import EventBus
 from zupa.semconv import CHECKPOINT_NODE_SPANS, CHECKPOINT_TRACEPARENT
 from zupa_instrumentation._guard import HookFailures
 from zupa_instrumentation._identity import always_sampled, parse_traceparent, traceparent
-from zupa_instrumentation._recorder import NodeScope, Recorder, RunScope, StepScope
+from zupa_instrumentation._recorder import Recorder
+from zupa_instrumentation._scopes import NodeScope, RunScope, StepScope
 
 Wrapped = Callable[..., Awaitable[Any]]
 
 _SEAMS: Final = ("_execute_run", "_execute_step", "_execute_task", "_retry_wait", "_save_checkpoint")
+
+_NONE: Final = (None, None)
 
 _run_scope: ContextVar[RunScope | None] = ContextVar("zupa_run_scope", default=None)
 _node_scope: ContextVar[NodeScope | None] = ContextVar("zupa_node_scope", default=None)
@@ -49,13 +52,15 @@ class EngineInstrumentor(BaseInstrumentor):  # type: ignore[misc] # opentelemetr
 
     failures: HookFailures
     _recorder: Recorder | None = None
-    _originals: dict[str, Any]
+    _settings: Mapping[str, Any]
+    _wrappers: dict[str, tuple[object, Any]]
 
     def __init__(self) -> None:
         super().__init__()
         if not hasattr(self, "failures"):  # the singleton's __init__ runs at every call
             self.failures = HookFailures()
-            self._originals = {}
+            self._settings = {}
+            self._wrappers = {}
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """Nothing to check: the engine is in the same distribution."""
@@ -72,33 +77,41 @@ class EngineInstrumentor(BaseInstrumentor):  # type: ignore[misc] # opentelemetr
             ConfigurationError: ``bus`` is not an event bus.
         """
         if self.is_instrumented_by_opentelemetry:
-            self._recorder = self._make_recorder(**kwargs)
+            self._configure(**kwargs)
             return
         super().instrument(**kwargs)
 
     def _instrument(self, **kwargs: Any) -> None:
-        self._recorder = self._make_recorder(**kwargs)
+        self._configure(**kwargs)
         hooks = (self._run, self._step, self._task, self._retry, self._checkpoint)
         for seam, hook in zip(_SEAMS, hooks, strict=True):
-            self._originals[seam] = EngineExecutor.__dict__[seam]
-            wrapt.wrap_function_wrapper(EngineExecutor, seam, hook)
+            self._wrap(seam, hook)
+
+    def _wrap(self, seam: str, hook: Callable[..., Awaitable[Any]]) -> None:
+        token, wrappers = object(), self._wrappers
+
+        def current_hook(wrapped: Wrapped, instance: Any, args: Any, kwargs: Any) -> Awaitable[Any]:
+            if wrappers.get(seam, _NONE)[0] is not token:
+                # Uninstrumented, but somebody has wrapped this wrapper, so it could not be taken away.
+                return wrapped(*args, **kwargs)
+            return hook(wrapped, instance, args, kwargs)
+
+        wrappers[seam] = (token, None)  # before the first call can come
+        wrappers[seam] = (token, wrapt.wrap_function_wrapper(EngineExecutor, seam, current_hook))
 
     def _uninstrument(self, **kwargs: Any) -> None:
-        for seam, original in self._originals.items():
-            current = EngineExecutor.__dict__.get(seam)
-            if getattr(current, "__wrapped__", None) is original:
-                setattr(EngineExecutor, seam, original)
-        # Where somebody wrapped our wrapper, it stays and passes through: without a recorder it does nothing.
-        self._originals = {}
+        for seam, (_, wrapper) in self._wrappers.items():
+            installed: Any = EngineExecutor.__dict__.get(seam)
+            if installed is not None and installed is wrapper:
+                setattr(EngineExecutor, seam, installed.__wrapped__)
+        self._wrappers.clear()
+        self._settings = {}
         self._recorder = None
 
-    def _make_recorder(self, **kwargs: Any) -> Recorder:
-        bus = kwargs.get("bus") or _wiring.get_bus()
-        if not isinstance(bus, EventBus):
-            raise ConfigurationError(f"bus={bus!r} is no event bus: pass a zupa.ReducerEventBus, or nothing")
-        return Recorder(
-            "zupa", bus, kwargs.get("clock"), kwargs.get("id_generator"), kwargs.get("sampler") or always_sampled
-        )
+    def _configure(self, **kwargs: Any) -> None:
+        settings = {**self._settings, **{key: value for key, value in kwargs.items() if value is not None}}
+        self._recorder = _make_recorder(settings)
+        self._settings = settings
 
     # -- the hooks: each runs the original exactly once, whatever happens in our own code -----------------------------
 
@@ -121,7 +134,7 @@ class EngineInstrumentor(BaseInstrumentor):  # type: ignore[misc] # opentelemetr
     async def _step(self, wrapped: Wrapped, instance: Any, args: Any, kwargs: Any) -> Any:
         run, step = args[0], args[1]
         scope = _scope_of(run)
-        if scope is None or self._recorder is None:
+        if scope is None:
             return await wrapped(*args, **kwargs)
         opened = self.failures.guard(self._open_step)(scope, step)
         try:
@@ -193,8 +206,6 @@ class EngineInstrumentor(BaseInstrumentor):  # type: ignore[misc] # opentelemetr
         return scope
 
     def _close_run(self, scope: RunScope, run: Any, error: BaseException | None, result: Any) -> None:
-        if self._recorder is None:
-            return
         reason = ""
         if error is not None:
             phase = _phase_of(error)
@@ -204,27 +215,24 @@ class EngineInstrumentor(BaseInstrumentor):  # type: ignore[misc] # opentelemetr
             phase = "completed"
         checkpoint_id = "" if run.checkpoint is None else run.checkpoint.checkpoint_id
         failure = error if phase == "failed" else None
-        self._recorder.close_run(scope, phase, failure, reason=reason, checkpoint_id=checkpoint_id)
+        scope.recorder.close_run(scope, phase, failure, reason=reason, checkpoint_id=checkpoint_id)
 
     def _open_step(self, scope: RunScope, step: Any) -> StepScope | None:
-        assert self._recorder is not None
-        return self._recorder.open_step(scope, step.index, tuple(task.node for task in step.tasks))
+        return scope.recorder.open_step(scope, step.index, tuple(task.node for task in step.tasks))
 
     def _close_step(self, scope: RunScope, opened: StepScope | None, run: Any, error: BaseException | None) -> None:
-        if self._recorder is None or opened is None:
+        if opened is None:
             return
         if error is not None:
             phase = _phase_of(error)
-            self._recorder.close_step(scope, phase, error if phase == "failed" else None)
+            scope.recorder.close_step(scope, phase, error if phase == "failed" else None)
             return
         interrupted = run.checkpoint.source == "interrupt"
         goto = () if interrupted else run.checkpoint.next_tasks
-        self._recorder.close_step(scope, "interrupted" if interrupted else "completed", goto=goto)
+        scope.recorder.close_step(scope, "interrupted" if interrupted else "completed", goto=goto)
 
-    def _open_node(self, scope: RunScope, task: Any) -> NodeScope | None:
-        if self._recorder is None:
-            return None
-        return self._recorder.open_node(
+    def _open_node(self, scope: RunScope, task: Any) -> NodeScope:
+        return scope.recorder.open_node(
             scope,
             task.exec_id,
             task.node,
@@ -234,14 +242,11 @@ class EngineInstrumentor(BaseInstrumentor):  # type: ignore[misc] # opentelemetr
         )
 
     def _leave_node(self, scope: NodeScope) -> None:
-        if self._recorder is not None:
-            self._recorder.leave_node(scope)
+        scope.run.recorder.leave_node(scope)
 
     def _close_node(self, scope: NodeScope, task: Any, error: BaseException | None, result: Any) -> None:
-        if self._recorder is None:
-            return
         phase = "completed" if error is None else _phase_of(error)
-        self._recorder.close_node(
+        scope.run.recorder.close_node(
             scope,
             phase,
             error if phase == "failed" else None,
@@ -253,8 +258,9 @@ class EngineInstrumentor(BaseInstrumentor):  # type: ignore[misc] # opentelemetr
 
     def _record_retry(self, run: Any, task: Any, error: BaseException, delay_s: float) -> None:
         scope = _node_scope.get()
-        if self._recorder is not None and scope is not None:
-            self._recorder.retry(scope, error, task.attempt, delay_s)
+        # A run that is not observed (suppressed) may be nested in a node that is.
+        if scope is not None and scope.common["exec_id"] == task.exec_id:
+            scope.run.recorder.retry(scope, error, task.attempt, delay_s)
 
     def _mark_checkpoint(self, scope: RunScope, checkpoint: Any) -> Any:
         spans = {node: traceparent(context) for node, context in scope.node_spans.items()}
@@ -266,14 +272,28 @@ class EngineInstrumentor(BaseInstrumentor):  # type: ignore[misc] # opentelemetr
         return msgspec.structs.replace(checkpoint, metadata=metadata)
 
     def _record_checkpoint(self, scope: RunScope, checkpoint: Any) -> None:
-        if self._recorder is not None:
-            self._recorder.checkpoint_saved(
-                scope,
-                checkpoint.checkpoint_id,
-                checkpoint.parent_checkpoint_id or "",
-                checkpoint.step,
-                checkpoint.source.value,
-            )
+        scope.recorder.checkpoint_saved(
+            scope,
+            checkpoint.checkpoint_id,
+            checkpoint.parent_checkpoint_id or "",
+            checkpoint.step,
+            checkpoint.source.value,
+        )
+
+
+def _make_recorder(settings: Mapping[str, Any]) -> Recorder:
+    bus = settings.get("bus")
+    if bus is None:
+        bus = _wiring.get_bus()
+    if not isinstance(bus, EventBus):
+        raise ConfigurationError(f"bus={bus!r} is no event bus: pass a zupa.ReducerEventBus, or nothing")
+    return Recorder(
+        "zupa",
+        bus,
+        settings.get("clock"),
+        settings.get("id_generator"),
+        settings.get("sampler", always_sampled),
+    )
 
 
 def _phase_of(error: BaseException) -> str:

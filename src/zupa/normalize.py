@@ -6,9 +6,8 @@ signed), `float`, `str` (valid UTF-8), `bytes`, `list` and `dict` with `str` key
 `MAX_DEPTH` deep and `MAX_NODES` large. What could not be carried whole is replaced by a string that says so, and the
 caller is told. Normalising the result again changes nothing and finds nothing.
 
-The original is read, never changed, and iterators are never consumed. Objects are asked as little as can be: types
-are taken from `type`, because ``__class__`` may lie, and every object that is not plain has its own ``except``, so that
-a hostile one costs itself alone and not its neighbours.
+The original is read, never changed, and iterators are never consumed. Objects are asked as little as can be, and each
+one that is not plain has its own ``except``, so that a hostile one costs itself alone and not its neighbours.
 """
 
 from __future__ import annotations
@@ -50,6 +49,7 @@ _SURROGATES: Final = re.compile("[\ud800-\udfff]")
 _INT64_MIN: Final = -(2**63)
 _INT64_MAX: Final = 2**63 - 1
 _AS_IS: Final = frozenset({type(None), bool, float})
+_TRACE: Final = ("__traceback__", "__cause__", "__context__")
 _SEQUENCES: Final = frozenset({list, tuple})
 _qualname = type.__dict__["__qualname__"].__get__  # a metaclass may override the attribute
 
@@ -263,34 +263,36 @@ def _key(key: Any, state: Degradation) -> str:
 def _scalar(value: Any, state: Degradation, depth: int, parents: tuple[int, ...]) -> Any:  # noqa: C901, PLR0911, PLR0912
     """Everything that is neither plain nor a container, from the likely to the hopeless.
 
-    Conversions go through the base class, because a subclass may override ``__str__`` or ``__int__``.
+    By the true type, because ``__class__`` may lie, and through the base class's methods, because a subclass may
+    override ``__str__`` or ``__int__``.
     """
-    if isinstance(value, BaseException):
+    cls = type(value)
+    if issubclass(cls, BaseException):
         return _exception(value, state, depth)
-    if isinstance(value, enum.Enum):
+    if issubclass(cls, enum.Enum):
         # One level deeper, so that a `value` that is the member itself ends.
         return _value(value.value, state, depth + 1, parents) if depth < MAX_DEPTH else _printed(value, state)
-    if isinstance(value, float):
+    if issubclass(cls, float):
         return float.__float__(value)
-    if isinstance(value, int):
+    if issubclass(cls, int):
         return _integer(int.__int__(value), state)
-    if isinstance(value, str):
+    if issubclass(cls, str):
         return _text(str.__str__(value), state)
-    if isinstance(value, bytes | bytearray | memoryview):
+    if issubclass(cls, bytes | bytearray | memoryview):
         return _bytes(value, state)
-    if isinstance(value, dt.date | dt.time):
+    if issubclass(cls, dt.date | dt.time):
         return _text(str.__str__(value.isoformat()), state)
-    if isinstance(value, dt.timedelta):
+    if issubclass(cls, dt.timedelta):
         return dt.timedelta.total_seconds(value)
-    if isinstance(value, uuid.UUID | decimal.Decimal | os.PathLike | UserString):
+    if issubclass(cls, uuid.UUID | decimal.Decimal | os.PathLike | UserString):
         return _printed(value, state)
-    if isinstance(value, numbers.Integral):  # numpy's integers
+    if issubclass(cls, numbers.Integral):  # numpy's integers
         return _integer(operator.index(value), state)
-    if isinstance(value, numbers.Real):
+    if issubclass(cls, numbers.Real):
         return float.__float__(float(value))
-    if not isinstance(value, type):
+    if not issubclass(cls, type):
         for table in _FIELD_TABLES:
-            fields = getattr(type(value), table, None)
+            fields = getattr(cls, table, None)
             if isinstance(fields, Mapping | tuple) and fields:
                 return _record(value, fields, state, depth, parents)
     state.note(f"not_data:{_type_name(value)}")
@@ -325,6 +327,9 @@ def _exception(error: BaseException, state: Degradation, depth: int) -> Any:
         return _text(f"{error_type(error)}: {message}", state)
     result = {"type": error_type(error), "message": message}
     state.nodes += 3
+    if _hides_its_trace(type(error)):
+        state.note("stacktrace:overridden")
+        return result
     try:
         stack = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     except BaseException as failure:  # noqa: BLE001 - format_exception calls the exception's own __str__
@@ -334,3 +339,9 @@ def _exception(error: BaseException, state: Degradation, depth: int) -> Any:
         state.note("stacktrace_cut")
     result["stacktrace"] = _text(stack[-MAX_STACKTRACE:], state)
     return result
+
+
+def _hides_its_trace(cls: type[BaseException]) -> bool:
+    """Say whether following the causes or frames may never end, because the class makes them up (as mocks do)."""
+    bases = [base for base in cls.__mro__ if base not in (BaseException, object)]
+    return any(vars(base).get(name) is not None for base in bases for name in _TRACE)

@@ -20,6 +20,9 @@ Payload: TypeAlias = Mapping[str, Any] | msgspec.Struct
 ReducerResult: TypeAlias = Event | list[Event] | tuple[Event, ...] | None
 """One event (kept or changed), several (fan-out), or None (filtered)."""
 
+ReducerFunction: TypeAlias = Callable[[Event], ReducerResult]
+"""The type of whatever `EventBus.use` takes; `Reducer` is the same as a Protocol, with the contract."""
+
 Subscriber: TypeAlias = Callable[[Event], object] | Callable[[Event], Awaitable[object]]
 """A handler of events, sync or async. What it returns is ignored; what it raises is counted and logged."""
 
@@ -126,7 +129,7 @@ class EventBus(Protocol):
     @overload
     def emit(self, channel: Event) -> None: ...
 
-    def use(self, reducer: Reducer, pattern: str | None = None, *, name: str | None = None) -> Unregister: ...
+    def use(self, reducer: ReducerFunction, pattern: str | None = None, *, name: str | None = None) -> Unregister: ...
 
     def subscribe(
         self, pattern: str, handler: Subscriber, *, name: str | None = None, max_queue_size: int | None = None

@@ -304,7 +304,7 @@ def test_objects_that_lie_about_their_class(lie):
 
 
 def test_mocks_are_survived():
-    for spec in (None, dict, list, str, int, Mapping, ValueError("x")):
+    for spec in (None, dict, list, str, int, Mapping, ValueError, ValueError("x"), enum.Enum):
         value_of(mock.MagicMock(spec=spec))
         assert_plain(mock.MagicMock(spec=spec))
 
@@ -500,6 +500,18 @@ def test_exceptions_that_cannot_be_printed(inner):
     assert value["type"].endswith("Unprintable")
     assert value["message"] == f"<unprintable Unprintable: {type(inner).__name__}>"
     assert f"unprintable:{type(inner).__name__}" in reasons
+
+
+class EndlessCause(Exception):  # noqa: N818
+    @property
+    def __cause__(self):
+        return EndlessCause()
+
+
+def test_made_up_causes_are_not_followed():
+    value, reasons = value_of(EndlessCause("x"))
+    assert value["message"] == "x"
+    assert reasons == ["stacktrace:overridden"]
 
 
 def test_endless_causes_and_large_groups():

@@ -136,12 +136,12 @@ class Assembler:
         if output.channel is not source.channel or output.name is not source.name:
             self.check_names(output.channel, output.name)
         payload, metadata = output.payload, output.metadata
+        if metadata is not source.metadata:
+            metadata, _ = normalize(metadata)
         if payload is not source.payload:
             payload, reasons = normalize(payload)
             if reasons:
                 metadata = {**metadata, "degraded": reasons}
-        if metadata is not source.metadata:
-            metadata, _ = normalize(metadata)
         own_trace = output if output.trace_id else source
         return Event(
             output.channel,

@@ -139,7 +139,7 @@ class BatchProcessor:
                 self._condition.notify()
                 return
         # The interpreter no longer starts threads (it is exiting): the caller's thread does the work.
-        self._run()
+        self._run(until=request)
 
     def abandon(self) -> int:
         """Give up on what is left, at the shutdown deadline; count it and return how much it was."""
@@ -186,11 +186,12 @@ class BatchProcessor:
         self._thread = thread
         return True
 
-    def _run(self) -> None:
+    def _run(self, until: FlushRequest | None = None) -> None:
         token = context_api.attach(suppressed_context())
         try:
             while self._run_once():
-                pass
+                if until is not None and not until.closing and all(item is not until for item, _ in self._flushes):
+                    return
         finally:
             context_api.detach(token)
 

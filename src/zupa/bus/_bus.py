@@ -6,10 +6,10 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from threading import get_ident
 from types import TracebackType
-from typing import Any, Final, overload
+from typing import Any, Final, TypeVar, overload
 
 from zupa.bus import _process
 from zupa.bus._assemble import check_call, resolve_names
@@ -26,11 +26,13 @@ from zupa.bus._worker import Worker
 from zupa.config import BusConfig
 from zupa.errors import ConfigurationError
 from zupa.event import Event
-from zupa.ports import Clock, EventExporter, Payload, Reducer, Subscriber, Unregister
+from zupa.ports import Clock, EventExporter, Payload, ReducerFunction, Subscriber, Unregister
 from zupa.statistics import BusStatistics
 
 MAX_DEPTH: Final = 8
 """Emits from within reducers and subscribers may trigger each other this deep; deeper is a feedback loop."""
+
+F = TypeVar("F", bound=ReducerFunction)
 
 _FLAT: Final = frozenset({int, float, bool, type(None)})
 
@@ -213,11 +215,19 @@ class ReducerEventBus:
 
     # -- registrations -------------------------------------------------------------------------------------------
 
+    @overload
+    def use(self, reducer: ReducerFunction, pattern: str | None = None, *, name: str | None = None) -> Unregister: ...
+
+    @overload
+    def use(
+        self, reducer: str | None = None, pattern: str | None = None, *, name: str | None = None
+    ) -> Callable[[F], F]: ...
+
     def use(self, reducer: Any = None, pattern: str | None = None, *, name: str | None = None) -> Any:
         """Register *reducer*, behind those that are registered, for all events or those that match *pattern*.
 
-        Also a decorator: ``@bus.use`` and ``@bus.use(pattern="engine:*")``; it returns the function, which stays
-        registered.
+        Also a decorator: ``@bus.use(pattern="engine:*")``, or ``@bus.use("engine:*")``, leaves the function's name with
+        the function. A bare ``@bus.use`` is a plain call: the name then holds the callable that unregisters.
 
         Args:
             reducer: Called by the worker with one `Event`; returns an Event (use `Event.replace` for a changed copy),
@@ -237,7 +247,7 @@ class ReducerEventBus:
         if reducer is None or (isinstance(reducer, str) and pattern is None):
             scope = pattern if reducer is None else reducer
 
-            def decorate(function: Reducer) -> Reducer:
+            def decorate(function: F) -> F:
                 self._registry.use(function, scope, name)
                 return function
 

@@ -29,9 +29,9 @@ class Pattern:
     __slots__ = ("_cache", "_match", "matches_everything", "text")
 
     def __init__(self, text: str) -> None:
+        self._match = compile_match(text)
         self.text = text
         self.matches_everything = not text.strip("*")
-        self._match = compile_match(text)
         self._cache: dict[str, bool] = {}
 
     def matches(self, topic: str) -> bool:

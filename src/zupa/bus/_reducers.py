@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from zupa.bus._patterns import Pattern
 from zupa.event import Event
-from zupa.ports import Reducer
+from zupa.ports import ReducerFunction
 from zupa.statistics import ReducerStatistics
 
 MAX_FAN_OUT: Final = 10_000
@@ -19,7 +19,7 @@ class Registration:
 
     __slots__ = ("calls", "errors", "fails_closed", "filtered", "matches", "name", "pattern", "reducer")
 
-    def __init__(self, reducer: Reducer, pattern: Pattern | None, name: str) -> None:
+    def __init__(self, reducer: ReducerFunction, pattern: Pattern | None, name: str) -> None:
         self.reducer = reducer
         self.pattern = pattern
         self.matches = None if pattern is None or pattern.matches_everything else pattern.matches

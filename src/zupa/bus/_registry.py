@@ -26,7 +26,7 @@ from zupa.bus._subscriptions import (
 )
 from zupa.config import BusConfig
 from zupa.errors import ConfigurationError
-from zupa.ports import Clock, EventExporter, Reducer, Subscriber, Unregister
+from zupa.ports import Clock, EventExporter, ReducerFunction, Subscriber, Unregister
 
 
 class Registry:
@@ -40,7 +40,7 @@ class Registry:
         self._lock = threading.RLock()
         self._loop_thread = LoopThread()
 
-    def use(self, reducer: Reducer, pattern: str | None, name: str | None) -> Unregister:
+    def use(self, reducer: ReducerFunction, pattern: str | None, name: str | None) -> Unregister:
         """Check and register *reducer*."""
         if not callable(reducer):
             raise ConfigurationError(f"a reducer must be callable with one Event, got {type(reducer).__name__}")
@@ -118,8 +118,7 @@ class Registry:
         self._dispatcher.remove_processor(processor)
         timeout_millis = self._config.shutdown_timeout_millis
         request = FlushRequest(time.monotonic_ns() + int(timeout_millis * 1e6), closing=True)
-        processor.flush(request)
-        request.done()  # the part of the worker, which is not involved here
+        processor.flush(request)  # the only party: the worker is not involved here
         if not request.wait(timeout_millis / 1e3):
             processor.abandon()
 

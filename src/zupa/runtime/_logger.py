@@ -33,7 +33,7 @@ class BusLogger:
         self._channel = channel
         self._fields: dict[str, Any] = {}
 
-    def bind(self, **fields: Any) -> BusLogger:
+    def bind(self, /, **fields: Any) -> BusLogger:
         """Return a logger that adds *fields* to every event; those of a call win. This one stays as it is."""
         bound = BusLogger(self._bus, self._channel)
         bound._fields = {**self._fields, **fields}

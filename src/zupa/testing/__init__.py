@@ -8,4 +8,4 @@ from zupa.testing._deterministic import IncrementalIds, ManualClock
 from zupa.testing._exporter import InMemoryEventExporter
 from zupa.testing._path import assert_path, path_of
 
-__all__ = ["Capture", "IncrementalIds", "InMemoryEventExporter", "ManualClock", "assert_path", "path_of"]
+__all__ = ["Capture", "InMemoryEventExporter", "IncrementalIds", "ManualClock", "assert_path", "path_of"]

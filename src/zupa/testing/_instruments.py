@@ -29,7 +29,7 @@ def instrument(**settings: Any) -> Callable[[], None]:
         for value in sorted({item.value for item in entry_points(group=_GROUP) if item.value.startswith(_PACKAGE)}):
             instrumentor = _load(value)
             if instrumentor is not None:
-                undo.append(_restorer(instrumentor))
+                undo.append(_restorer(instrumentor, settings))
                 instrumentor.instrument(**settings)
     except BaseException:
         restore()
@@ -45,13 +45,17 @@ def _load(value: str) -> Any:
         return None
 
 
-def _restorer(instrumentor: Any) -> Callable[[], None]:
-    if instrumentor.is_instrumented_by_opentelemetry:
-        before = dict(vars(instrumentor))
-        return lambda: vars(instrumentor).update(before)
+def _restorer(instrumentor: Any, settings: dict[str, Any]) -> Callable[[], None]:
+    before = dict(vars(instrumentor)) if instrumentor.is_instrumented_by_opentelemetry else None
 
-    def uninstrument() -> None:
-        if instrumentor.is_instrumented_by_opentelemetry:
-            instrumentor.uninstrument()
+    def restore() -> None:
+        active = instrumentor.is_instrumented_by_opentelemetry
+        if before is None:
+            if active:
+                instrumentor.uninstrument()
+            return
+        if not active:  # what ran in between has uninstrumented
+            instrumentor.instrument(**settings)
+        vars(instrumentor).update(before)
 
-    return uninstrument
+    return restore

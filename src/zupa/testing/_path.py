@@ -121,10 +121,12 @@ def _executions(runs: list[_Run], run: int | None) -> list[_Execution]:
 def _groups(expected: Sequence[PathElement]) -> list[list[str]]:
     if isinstance(expected, str) or not isinstance(expected, Sequence):
         raise TypeError(f"a path is a list such as ['plan', {{'search', 'browse'}}], got {expected!r}")
-    groups = [[element] if isinstance(element, str) else list(element) for element in expected]
-    for group in groups:
-        if not group or not all(isinstance(name, str) for name in group):
-            raise TypeError(f"a path's element is a node's name or a collection of names, got {group!r}")
+    groups: list[list[str]] = []
+    for element in expected:
+        names = [element] if isinstance(element, str) else list(element) if isinstance(element, Collection) else []
+        if not names or not all(isinstance(name, str) for name in names):
+            raise TypeError(f"a path's element is a node's name or a collection of names, got {element!r}")
+        groups.append(names)
     return groups
 
 

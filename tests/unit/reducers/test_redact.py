@@ -158,8 +158,8 @@ def test_keys_that_name_a_secret(key):
     [
         "input_tokens", "total_tokens", "token_count", "tokenCount", "gen_ai.usage.input_tokens", "gen_ai.token.type",
         "tokenizer", "max_tokens", "gen_ai.server.time_to_first_token", "author", "authored_by", "secretary",
-        "session.id", "session_id", "thread_id", "passenger", "monkey", "key", "keys", "cookiecutter", "sessions", "card",
-        "design", "author_name",
+        "session.id", "session_id", "thread_id", "passenger", "monkey", "key", "keys", "cookiecutter", "sessions",
+        "card", "design", "author_name",
         *Transition.__struct_fields__,
     ],
 )  # fmt: skip

@@ -1,0 +1,397 @@
+"""The batch processor: sizes, delays, deadlines against hanging exporters, and every exporter's ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+
+import pytest
+
+from tests.stress.kit import FakeClock, Recorder, check_ledgers, wait_until
+from zupa import ConfigurationError
+from zupa.ports import ExportResult
+
+HOUR = 3_600_000
+
+
+def emit(bus, count, topic="a:b"):
+    for index in range(count):
+        bus.emit(topic, {"index": index})
+
+
+def hanging():
+    return Recorder(gate=threading.Event())
+
+
+def ledger(bus, name="Recorder"):
+    statistics = bus.statistics()
+    check_ledgers(statistics)
+    return statistics.exported[name]
+
+
+def elapsed(function):
+    started = time.monotonic()
+    result = function()
+    return result, time.monotonic() - started
+
+
+def test_a_full_batch_is_exported_without_waiting_for_the_delay(make_bus):
+    recorder = Recorder()
+    bus = make_bus(recorder, schedule_delay_millis=HOUR, max_export_batch_size=10)
+    emit(bus, 25)
+    recorder.wait_for(20)
+    assert recorder.batches == [10, 10]
+    wait_until(lambda: ledger(bus).queued == 5)
+    assert bus.force_flush(10_000)
+    assert recorder.batches == [10, 10, 5]
+    assert [event.payload["index"] for event in recorder.events] == list(range(25))
+
+
+def test_the_delay_exports_a_partial_batch(make_bus):
+    recorder = Recorder()
+    bus = make_bus(recorder, schedule_delay_millis=50)
+    started = time.monotonic()
+    emit(bus, 3)
+    recorder.wait_for(3)
+    assert time.monotonic() - started >= 0.045
+
+
+def test_export_is_never_concurrent_whoever_flushes(make_bus):
+    recorder = Recorder()
+    bus = make_bus(recorder, max_export_batch_size=7, schedule_delay_millis=0)
+
+    def flush():
+        for _ in range(20):
+            emit(bus, 20)
+            assert bus.force_flush(10_000)
+
+    threads = [threading.Thread(target=flush) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert bus.force_flush(10_000)
+    assert recorder.concurrent == 0
+    assert len(recorder.events) == 4 * 20 * 20
+    assert max(recorder.batches) <= 7
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_a_hanging_exporter_does_not_hold_up_a_flush(make_bus, count):
+    recorder = hanging()
+    bus = make_bus(recorder, max_export_batch_size=8)
+    emit(bus, count)
+    ok, seconds = elapsed(lambda: bus.force_flush(200))
+    assert ok is False
+    assert seconds < 1
+    ok, seconds = elapsed(lambda: asyncio.run(bus.aflush(200)))
+    assert ok is False
+    assert seconds < 1
+    recorder.gate.set()
+    assert bus.force_flush(10_000)
+    assert ledger(bus).exported == count
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_hanging_exporter_does_not_hold_up_a_shutdown(make_bus, asynchronous):
+    recorder, healthy = hanging(), Recorder()
+    bus = make_bus(recorder, max_export_batch_size=8, shutdown_timeout_millis=300)
+    bus.add_exporter(healthy, name="healthy")
+    emit(bus, 20)
+    assert recorder.entered.wait(10)
+    if asynchronous:
+        _, seconds = elapsed(lambda: asyncio.run(bus.aclose()))
+    else:
+        ok, seconds = elapsed(lambda: bus.shutdown(300))
+        assert ok is False
+    assert 0.25 < seconds < 1
+    stuck = ledger(bus)
+    assert (stuck.failed, stuck.dropped, stuck.queued, stuck.in_flight) == (8, {"shutdown_timeout": 12}, 0, 0)
+    assert ledger(bus, "healthy").exported == 20
+    assert healthy.shutdowns == 1
+    recorder.gate.set()
+    wait_until(lambda: recorder.shutdowns == 1, "the exporter that came back is released")
+    assert ledger(bus).exported == 0
+
+
+def test_what_the_worker_still_holds_at_the_deadline_is_counted(make_bus):
+    release = threading.Event()
+    bus = make_bus(Recorder())
+    bus.use(lambda event: event if release.wait(20) else None)
+    emit(bus, 300)
+    ok, seconds = elapsed(lambda: bus.shutdown(300))
+    assert ok is False
+    assert seconds < 1
+    statistics = bus.statistics()
+    check_ledgers(statistics)
+    assert statistics.emitted == 300
+    assert statistics.dropped == {"shutdown_timeout": 300}
+    assert (statistics.queued, statistics.in_flight) == (0, 0)
+    release.set()
+    wait_until(lambda: not any(x.name == "zupa-bus" and x.is_alive() for x in threading.enumerate() if x is bus._worker._thread))
+    assert bus.statistics().emitted == 300
+    assert bus.statistics().dropped == {"shutdown_timeout": 300}
+
+
+def test_an_export_that_takes_too_long_is_counted_once(make_bus, caplog):
+    caplog.set_level(logging.WARNING, "zupa.bus")
+    recorder = hanging()
+    bus = make_bus(recorder, export_timeout_millis=50, max_export_batch_size=5, schedule_delay_millis=0)
+    emit(bus, 5)
+    assert recorder.entered.wait(10)
+    wait_until(lambda: ledger(bus).failed == 5)
+    assert ledger(bus).last_error == "timeout"
+    emit(bus, 3)
+    bus.force_flush(100)
+    recorder.gate.set()
+    assert bus.force_flush(10_000)
+    after = ledger(bus)
+    assert (after.offered, after.failed, after.exported, after.batches) == (8, 5, 3, 2)
+    assert [x for x in caplog.records if "timeout" in x.getMessage()]
+
+
+def _raise(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("result", "expected", "error"),
+    [
+        (lambda batch: ExportResult.SUCCESS, (4, 0, 0), ""),
+        (lambda batch: ExportResult(rejected=1, error_type="bad_data"), (3, 0, 1), "bad_data"),
+        (lambda batch: ExportResult(rejected=99), (0, 0, 4), ""),
+        (lambda batch: ExportResult(rejected=-5), (4, 0, 0), ""),
+        (lambda batch: ExportResult.FAILURE, (0, 4, 0), "export_failed"),
+        (lambda batch: ExportResult(success=False, error_type="unavailable"), (0, 4, 0), "unavailable"),
+        (lambda batch: ExportResult(success=False), (0, 4, 0), "export_failed"),
+        (lambda batch: None, (0, 4, 0), "invalid_result:NoneType"),
+        (lambda batch: True, (0, 4, 0), "invalid_result:bool"),
+        (lambda batch: _raise(ValueError("no")), (0, 4, 0), "ValueError"),
+        (lambda batch: _raise(SystemExit(3)), (0, 4, 0), "SystemExit"),
+        (lambda batch: _raise(KeyboardInterrupt()), (0, 4, 0), "KeyboardInterrupt"),
+        (lambda batch: _raise(GeneratorExit()), (0, 4, 0), "GeneratorExit"),
+    ],
+)
+def test_what_an_exporter_answers_is_counted(make_bus, result, expected, error):
+    bus = make_bus(Recorder(result), schedule_delay_millis=HOUR)
+    emit(bus, 4)
+    assert bus.force_flush(10_000)
+    found = ledger(bus)
+    assert (found.exported, found.failed, found.rejected) == expected
+    assert found.last_error == error
+    emit(bus, 1)  # the thread has survived
+    assert bus.force_flush(10_000)
+    assert ledger(bus).batches == 2
+
+
+def test_a_failing_exporter_is_logged_once(make_bus, caplog):
+    caplog.set_level(logging.WARNING, "zupa.bus")
+    bus = make_bus(Recorder(lambda batch: ExportResult.FAILURE), max_export_batch_size=1, schedule_delay_millis=0)
+    emit(bus, 30)
+    assert bus.force_flush(10_000)
+    assert ledger(bus).failed == 30
+    lines = [x for x in caplog.records if "lost a batch" in x.getMessage()]
+    assert len(lines) == 1
+
+
+def test_the_queue_of_an_exporter_is_bounded_and_counts(make_bus):
+    recorder, healthy = hanging(), Recorder()
+    bus = make_bus(recorder, max_queue_size=50, max_export_batch_size=10, linger_millis=0)
+    bus.add_exporter(healthy, name="healthy")
+    for _ in range(20):
+        emit(bus, 10)
+        wait_until(lambda: bus.statistics().queued == bus.statistics().in_flight == 0)
+    stuck = ledger(bus)
+    assert (stuck.offered, stuck.queued, stuck.in_flight, stuck.dropped) == (200, 50, 10, {"queue_full": 140})
+    healthy.wait_for(200)
+    recorder.gate.set()
+
+
+def test_the_bytes_of_an_exporter_s_queue_are_bounded(make_bus):
+    recorder = hanging()
+    bus = make_bus(recorder, max_queue_bytes=64 * 1024, max_export_batch_size=1, linger_millis=0)
+    for _ in range(20):
+        bus.emit("a", "b", {"text": "x" * 10 * 1024})
+        wait_until(lambda: bus.statistics().queued == bus.statistics().in_flight == 0)
+    recorder.entered.wait(10)
+    stuck = ledger(bus)
+    assert stuck.dropped == {"bytes_full": 20 - stuck.queued - stuck.in_flight}
+    assert stuck.queued == 6
+    recorder.gate.set()
+    assert bus.force_flush(10_000)
+
+
+def test_exporters_have_patterns(make_bus):
+    all_events, some = Recorder(), Recorder()
+    bus = make_bus(all_events)
+    bus.add_exporter(some, pattern="engine:*", name="some")
+    emit(bus, 3, "engine:x")
+    emit(bus, 2, "agent:x")
+    assert bus.force_flush(10_000)
+    assert ledger(bus, "some").offered == ledger(bus, "some").exported == len(some.events) == 3
+    assert len(all_events.events) == 5
+
+
+def test_an_exporter_can_be_detached(make_bus):
+    recorder = Recorder()
+    bus = make_bus(schedule_delay_millis=HOUR)
+    detach = bus.add_exporter(recorder)
+    emit(bus, 3)
+    wait_until(lambda: ledger(bus).queued == 3)
+    detach()
+    detach()
+    assert len(recorder.events) == 3
+    assert recorder.shutdowns == 1
+    assert bus.statistics().exported == {}
+    emit(bus, 3)
+    assert bus.force_flush(10_000)
+    assert len(recorder.events) == 3
+
+
+def test_detaching_a_hanging_exporter_keeps_the_deadline(make_bus):
+    recorder = hanging()
+    bus = make_bus(recorder, shutdown_timeout_millis=200)
+    detach = bus.add_exporter(hanging(), name="other")
+    emit(bus, 3)
+    _, seconds = elapsed(detach)
+    assert seconds < 1
+    recorder.gate.set()
+
+
+def test_an_exporter_s_flush_decides_and_gets_the_time_that_is_left(make_bus):
+    recorder = Recorder()
+    recorder.force_flush = lambda timeout_millis: recorder.flush_timeouts.append(timeout_millis) or False
+    bus = make_bus(recorder, clock=FakeClock())
+    assert bus.force_flush(5_000) is False
+    assert 0 < recorder.flush_timeouts[0] <= 5_000
+    assert bus.shutdown(4_000) is False
+    assert recorder.flush_timeouts[-1] <= 4_000
+    assert recorder.shutdowns == 1
+
+
+class Moody(Recorder):
+    """Raises in whichever methods are named."""
+
+    def __init__(self, *moods, **settings):
+        super().__init__(**settings)
+        self.moods = moods
+
+    def force_flush(self, timeout_millis=30_000):
+        super().force_flush(timeout_millis)
+        if "force_flush" in self.moods:
+            raise SystemExit("no flush")
+        return True
+
+    def shutdown(self, timeout_millis=30_000):
+        super().shutdown(timeout_millis)
+        if "shutdown" in self.moods:
+            raise KeyError("no shutdown")
+
+
+@pytest.mark.parametrize("moods", [("force_flush",), ("shutdown",), ("force_flush", "shutdown")])
+def test_an_exporter_that_raises_at_the_end_is_shut_down_once_all_the_same(make_bus, moods):
+    recorder = Moody(*moods)
+    bus = make_bus(recorder)
+    emit(bus, 3)
+    ok, seconds = elapsed(lambda: bus.shutdown(5_000))
+    assert ok is False
+    assert seconds < 2
+    assert recorder.shutdowns == 1
+    assert ledger(bus).exported == 3
+
+
+def test_every_flush_is_answered_when_the_exporter_s_flush_raises(make_bus):
+    recorder = Moody("force_flush", gate=threading.Event())
+    bus = make_bus(recorder)
+    emit(bus, 3)
+    answers = []
+    threads = [threading.Thread(target=lambda: answers.append(elapsed(lambda: bus.force_flush(8_000)))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    assert recorder.entered.wait(10)
+    wait_until(lambda: len(bus._dispatcher.processors[0]._flushes) >= 2)
+    recorder.gate.set()
+    for thread in threads:
+        thread.join(20)
+    assert [ok for ok, _ in answers] == [False] * 3
+    assert max(seconds for _, seconds in answers) < 5
+    assert bus.shutdown(5_000) is False
+    assert recorder.shutdowns == 1
+
+
+@pytest.mark.parametrize("moods", [(), ("shutdown",)])
+def test_the_thread_of_an_exporter_that_was_given_up_ends_when_it_comes_back(make_bus, moods):
+    """Kills: a flush that is never answered, or a shutdown that raises, keeping the thread spinning for ever."""
+    recorder = Moody(*moods, gate=threading.Event())
+    bus = make_bus(recorder, max_export_batch_size=2)
+    emit(bus, 6)
+    assert bus.force_flush(50) is False
+    assert bus.shutdown(100) is False
+    thread = bus._dispatcher.processors[0]._thread
+    recorder.gate.set()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert recorder.shutdowns == 1
+
+
+def test_events_after_the_exporter_was_closed_are_counted_there(make_bus):
+    recorder = Recorder()
+    bus = make_bus(recorder)
+    bus._dispatcher.processors[0].abandon()
+    emit(bus, 3)
+    bus.force_flush(1_000)
+    assert ledger(bus).dropped == {"already_shutdown": 3}
+
+
+def test_where_no_thread_can_be_started_a_flush_does_the_work(make_bus, monkeypatch):
+    def refuse(self):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    recorder = Recorder()
+    bus = make_bus(recorder)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    seen = []
+    bus.subscribe("*", seen.append)
+    emit(bus, 300)
+    assert bus.force_flush(5_000)
+    emit(bus, 3)
+    assert bus.force_flush(5_000)
+    assert len(recorder.events) == len(seen) == 303
+    assert bus.shutdown(5_000)
+    assert recorder.shutdowns == 1
+    assert ledger(bus).exported == 303
+
+
+def test_what_is_no_exporter_is_refused(make_bus):
+    with pytest.raises(ConfigurationError, match="lacks export"):
+        make_bus(object())
+
+
+def test_a_logging_handler_may_read_the_statistics(make_bus):
+    """Kills: logging while the exporter's lock is held, which deadlocks against a handler that reads statistics."""
+    logger = logging.getLogger("zupa.bus")
+    recorder = hanging()
+    bus = make_bus(recorder, max_queue_size=4, linger_millis=0)
+    in_handler, seen = threading.Event(), []
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            if "too slow or stuck" in record.getMessage():
+                reader = threading.Thread(target=lambda: seen.append(bus.statistics()))
+                reader.start()
+                reader.join(5)
+                in_handler.set()
+
+    handler = Handler()
+    logger.addHandler(handler)
+    try:
+        for _ in range(20):
+            emit(bus, 4)
+            wait_until(lambda: bus.statistics().queued == 0)
+        assert in_handler.wait(10)
+    finally:
+        logger.removeHandler(handler)
+    assert seen
+    recorder.gate.set()
