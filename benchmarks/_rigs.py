@@ -7,6 +7,7 @@ import logging
 import logging.handlers
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -107,8 +108,17 @@ def open_empty_call(setup: Setup) -> Iterator[Rig]:
     yield Rig('emit("agent", "node_started", payload)', {"emit": emit, "payload": setup.payload})
 
 
+def open_simple_queue(setup: Setup) -> AbstractContextManager[Rig]:
+    return _open_queue("put(payload)", setup)
+
+
+def open_event_floor(setup: Setup) -> AbstractContextManager[Rig]:
+    """The least that an event can be: the time, and a copy of the payload that its sender may go on to change."""
+    return _open_queue("put((time_ns(), payload.copy()))", setup)
+
+
 @contextlib.contextmanager
-def open_simple_queue(setup: Setup) -> Iterator[Rig]:
+def _open_queue(statement: str, setup: Setup) -> Iterator[Rig]:
     items: queue.SimpleQueue[Any] = queue.SimpleQueue()
     taken = 0
 
@@ -119,7 +129,8 @@ def open_simple_queue(setup: Setup) -> Iterator[Rig]:
                 items.get_nowait()
                 taken += 1
 
-    yield Rig("put(payload)", {"put": items.put, "payload": setup.payload}, drain, lambda: taken)
+    names = {"put": items.put, "time_ns": time.time_ns, "payload": setup.payload}
+    yield Rig(statement, names, drain, lambda: taken)
 
 
 # -- zupa ----------------------------------------------------------------------------------------------------------

@@ -28,7 +28,8 @@ class BusConfig(msgspec.Struct, frozen=True, kw_only=True):
         max_queue_size: Events that may wait in the ingest queue, and again in each exporter's queue.
         max_queue_bytes: Estimated payload bytes that may wait in the ingest queue in events larger than 1 KiB;
             smaller ones are bounded by `max_queue_size` alone.
-        max_export_batch_size: Events in one call of `EventExporter.export`; at most `max_queue_size`.
+        max_export_batch_size: Events in one call of `EventExporter.export`; at most `max_queue_size`. 512 when not
+            given, or `max_queue_size` where that is smaller.
         schedule_delay_millis: Longest time that an event waits for its batch to fill. 1000, as for OpenTelemetry's
             log records, because the bus carries both signals and people watch it live (spans alone: 5000).
         export_timeout_millis: Longest time that one `export` may take before the bus counts the batch as failed.
@@ -44,7 +45,7 @@ class BusConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     max_queue_size: int = 2048
     max_queue_bytes: int = 64 * 1024 * 1024
-    max_export_batch_size: int = 512
+    max_export_batch_size: int = -(2**63)  # not given: see __post_init__
     schedule_delay_millis: float = 1_000
     export_timeout_millis: float = 30_000
     shutdown_timeout_millis: float = 2_000
@@ -55,6 +56,8 @@ class BusConfig(msgspec.Struct, frozen=True, kw_only=True):
     strict: bool = False
 
     def __post_init__(self) -> None:
+        if self.max_export_batch_size == -(2**63) and isinstance(self.max_queue_size, int):
+            msgspec.structs.force_setattr(self, "max_export_batch_size", min(_BATCH_SIZE, self.max_queue_size))
         for name, minimum in _MINIMUM.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not minimum <= value < float("inf"):
@@ -93,8 +96,6 @@ class BusConfig(msgspec.Struct, frozen=True, kw_only=True):
             else:
                 settings[name] = value
         settings.update(overrides)
-        if "max_export_batch_size" not in settings and "max_queue_size" in settings:
-            settings["max_export_batch_size"] = min(512, settings["max_queue_size"])
         return cls(**settings)
 
 
@@ -103,6 +104,7 @@ def parse_boolean(text: str) -> bool:
     return text.strip().lower() == "true"
 
 
+_BATCH_SIZE: Final = 512
 _INTEGERS: Final = frozenset({"max_queue_size", "max_queue_bytes", "max_export_batch_size", "slice_size"})
 
 _MINIMUM: Final[dict[str, float]] = {

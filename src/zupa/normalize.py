@@ -51,7 +51,10 @@ _INT64_MAX: Final = 2**63 - 1
 _AS_IS: Final = frozenset({type(None), bool, float})
 _TRACE: Final = ("__traceback__", "__cause__", "__context__")
 _SEQUENCES: Final = frozenset({list, tuple})
-_qualname = type.__dict__["__qualname__"].__get__  # a metaclass may override the attribute
+# Read from `type` itself, because a metaclass may override the attributes.
+_qualname = type.__dict__["__qualname__"].__get__
+_mro = type.__dict__["__mro__"].__get__
+_namespace = type.__dict__["__dict__"].__get__
 
 # Where classes of records keep the names of their fields: dataclasses, pydantic 2 (two spellings) and 1, attrs.
 _FIELD_TABLES: Final = ("__dataclass_fields__", "__pydantic_fields__", "model_fields", "__fields__", "__attrs_attrs__")
@@ -343,5 +346,5 @@ def _exception(error: BaseException, state: Degradation, depth: int) -> Any:
 
 def _hides_its_trace(cls: type[BaseException]) -> bool:
     """Say whether following the causes or frames may never end, because the class makes them up (as mocks do)."""
-    bases = [base for base in cls.__mro__ if base not in (BaseException, object)]
-    return any(vars(base).get(name) is not None for base in bases for name in _TRACE)
+    bases = [base for base in _mro(cls) if base is not BaseException and base is not object]
+    return any(_namespace(base).get(name) is not None for base in bases for name in _TRACE)

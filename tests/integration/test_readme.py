@@ -82,4 +82,4 @@ def test_settings_table_is_true():
         assert str(getattr(value, "value", value)) == str(shown), name
     for name, variable, _ in rows:
         if variable:
-            assert getattr(BusConfig.from_env({variable: "3000"}), name) == 3000
+            assert getattr(BusConfig.from_env({variable: "1500"}), name) == 1500

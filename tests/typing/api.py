@@ -61,7 +61,7 @@ assert_type(bus.force_flush(5_000), bool)
 assert_type(bus.shutdown(2_000), bool)
 assert_type(bus.statistics().dropped, dict[str, int])
 assert_type(zupa.configure("service").bus, ReducerEventBus)
-assert_type(EngineExecutor(Graph("g", channels={})).invoke_sync({}), RunResult)
+assert_type(EngineExecutor(Graph("g")).invoke_sync({}), RunResult)
 
 
 async def read() -> None:

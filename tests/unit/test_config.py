@@ -57,7 +57,12 @@ def test_counts_must_be_whole(name):
 
 def test_a_batch_larger_than_the_queue_is_refused():
     with pytest.raises(ConfigurationError, match=r"max_export_batch_size=512 is larger than max_queue_size=100"):
-        BusConfig(max_queue_size=100)
+        BusConfig(max_queue_size=100, max_export_batch_size=512)
+
+
+def test_a_batch_size_that_is_not_given_fits_the_queue():
+    assert BusConfig(max_queue_size=100).max_export_batch_size == 100
+    assert BusConfig(max_queue_size=4096).max_export_batch_size == 512
 
 
 def test_an_unknown_drop_policy_is_refused_with_the_known_ones():
