@@ -42,15 +42,15 @@ class Sample:
 
     Attributes:
         values: Measure to number; every sample of a comparison has the same measures.
-        made: Items that were handed in.
-        lost: Items that never came out at the other end.
-        note: More about the loss, for the table.
+        made: Kind of item ("calls", "spans", ...) to how many were handed in.
+        arrived: The same kinds to how many came out at the far end.
+        counted: How many the contestant itself has counted as lost; None where it keeps no such count.
     """
 
     values: Mapping[str, float]
-    made: int = 0
-    lost: int = 0
-    note: str = ""
+    made: Mapping[str, int] = field(default_factory=dict)
+    arrived: Mapping[str, int] = field(default_factory=dict)
+    counted: int | None = None
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,18 @@ class Results:
         return [sample.values[measure] for sample in self.samples[name]]
 
     def loss(self, name: str) -> str:
-        """What *name* lost in all rounds, as text."""
+        """What *name* lost in all rounds, by kind, and how much of that its own counts leave unexplained; as text."""
         samples = self.samples[name]
-        made, lost = sum(sample.made for sample in samples), sum(sample.lost for sample in samples)
-        share = f"{lost:,} of {made:,}" + (f" ({100 * lost / made:.1f} %)" if lost and made else "")
-        notes = dict.fromkeys(sample.note for sample in samples if sample.note)
-        return "; ".join([share, *notes]) if made else "-"
+        texts, unexplained = [], 0
+        for kind in samples[0].made:
+            made = sum(sample.made[kind] for sample in samples)
+            lost = made - sum(sample.arrived[kind] for sample in samples)
+            unexplained += lost
+            texts.append(f"{lost:,} of {made:,} {kind}" + (f" ({100 * lost / made:.1f} %)" if lost else ""))
+        counts = [sample.counted for sample in samples if sample.counted is not None]
+        if counts:
+            texts.append(f"unexplained {unexplained - sum(counts):,}")
+        return "; ".join(texts) or "-"
 
 
 def interleave(contestants: Mapping[str, Callable[[], Sample]], rounds: int, *, label: str = "") -> Results:

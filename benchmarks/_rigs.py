@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 from _receiver import Receiver
@@ -77,6 +78,7 @@ class Rig:
         statement: The call to time; *names* are its local variables.
         flush: Returns when everything that was accepted has reached the far end.
         received: How many items have reached the far end; to be called once, after `flush`.
+        counted: How many items it has counted as lost so far; None where it keeps no such count.
         gate: Where a blocked consumer waits.
         prime: Calls that it takes to send a blocked consumer to the gate.
     """
@@ -85,6 +87,7 @@ class Rig:
     names: dict[str, Any]
     flush: Callable[[], object] = lambda: None
     received: Callable[[], int] | None = None
+    counted: Callable[[], int] | None = None
     gate: Gate = field(default_factory=lambda: Gate(blocked=False))
     prime: int = 1
 
@@ -151,6 +154,13 @@ class _EventCounter:
         pass
 
 
+def count_losses(bus: ReducerEventBus) -> int:
+    """All that *bus* and its exporters have counted as lost."""
+    statistics = bus.statistics()
+    exporters = statistics.exported.values()
+    return statistics.dropped_total + sum(x.failed + x.rejected + sum(x.dropped.values()) for x in exporters)
+
+
 @contextlib.contextmanager
 def open_zupa(setup: Setup) -> Iterator[Rig]:
     gate = Gate(blocked=setup.blocked)
@@ -180,7 +190,8 @@ def open_zupa(setup: Setup) -> Iterator[Rig]:
 
     names = {"emit": bus.emit, "payload": setup.payload}
     try:
-        yield Rig('emit("agent", "node_started", payload)', names, flush, received, gate)
+        counted = partial(count_losses, bus)
+        yield Rig('emit("agent", "node_started", payload)', names, flush, received, counted, gate)
     finally:
         gate.opened.set()
         bus.shutdown()
@@ -238,7 +249,7 @@ def open_otel_log(setup: Setup) -> Iterator[Rig]:
     }
     statement = 'emit(event_name="agent.node_started", severity_number=level, attributes=payload)'
     try:
-        yield Rig(statement, names, provider.force_flush, received, gate, prime=OTEL_BATCH)
+        yield Rig(statement, names, provider.force_flush, received, gate=gate, prime=OTEL_BATCH)
     finally:
         gate.opened.set()
         provider.shutdown()
@@ -261,7 +272,7 @@ def open_otel_span(setup: Setup) -> Iterator[Rig]:
     names = {"start_span": provider.get_tracer(SERVICE).start_span, "payload": setup.payload}
     statement = 'start_span("node_started", attributes=payload).end()'
     try:
-        yield Rig(statement, names, provider.force_flush, received, gate, prime=OTEL_BATCH)
+        yield Rig(statement, names, provider.force_flush, received, gate=gate, prime=OTEL_BATCH)
     finally:
         gate.opened.set()
         provider.shutdown()

@@ -171,7 +171,7 @@ def measure_threads(opener: Opener, setup: Setup, calls: int) -> Sample:
 
 
 def measure_drop(opener: Opener, setup: Setup, calls: int) -> Sample:
-    """Time *calls* to a full queue; `Sample.lost` also counts those that were dropped while it was filled."""
+    """Time *calls* to a full queue; those before them just fill it."""
     with opener(setup) as rig:
         loop = compile_loop(rig.statement, **rig.names)
         filling = 0
@@ -200,7 +200,9 @@ def _sample(rig: Rig, elapsed: int, cpu: int, calls: int, *, warm: int) -> Sampl
     values = {"ns": elapsed / calls, "cpu": cpu / calls}
     if rig.received is None:
         return Sample(values)
-    return Sample(values, made=calls, lost=warm + calls - rig.received())
+    counted = None if rig.counted is None else rig.counted()
+    # What went before the timed calls must have arrived, or else it shows as a loss of theirs.
+    return Sample(values, {"calls": calls}, {"calls": rig.received() - warm}, counted)
 
 
 def _in_span(measure: Method) -> Method:

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from typing import Any, Final
@@ -24,7 +24,7 @@ from _harness import (
     times,
 )
 from _receiver import Receiver
-from _rigs import FLUSH_MILLIS, SERVICE
+from _rigs import FLUSH_MILLIS, SERVICE, count_losses
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -32,7 +32,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Tracer
 
 import zupa
-from zupa import BusConfig, ReducerEventBus
+from zupa import BusConfig, BusStatistics, ReducerEventBus
 from zupa.engine import EngineExecutor, Graph, NodeContext
 from zupa_instrumentation.engine import EngineInstrumentor
 
@@ -73,20 +73,28 @@ class Case:
         return f"{kind} nodes of {self.node_us} us {self.clock} time, {self.runs} runs of {self.nodes} nodes"
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the telemetry; see `Sample`."""
+
+    made: Mapping[str, int] = field(default_factory=dict)
+    arrived: Mapping[str, int] = field(default_factory=dict)
+    counted: int | None = None
+
+
 @dataclass
 class Variant:
     """An open variant: how nodes and runs are wrapped, and what happens at the end.
 
     Attributes:
-        wrap_node: Given (name, body), returns the node's function.
+        wrap_node: Given a node's body, returns the node's function.
         run_scope: Entered around each run.
-        settle: Returns when all telemetry has arrived; says (spans, log records) that were expected, that arrived,
-            and a note about what the variant itself counted.
+        settle: Given the runs and the nodes of each since the last call, returns when all their telemetry has arrived.
     """
 
-    wrap_node: WrapNode = staticmethod(lambda body: body)
+    wrap_node: WrapNode = lambda body: body  # noqa: E731 - a default
     run_scope: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
-    settle: Callable[[int, int], tuple[int, int, str]] = lambda _runs, _nodes: (0, 0, "")
+    settle: Callable[[int, int], Outcome] = lambda _runs, _nodes: Outcome()  # noqa: E731 - a default
 
 
 Opener = Callable[[], AbstractContextManager[Variant]]
@@ -133,7 +141,7 @@ def measure(opener: Opener, case: Case) -> Sample:
         cpu, thread_cpu = time.process_time_ns(), time.thread_time_ns()
         _drive(executor, case, variant, case.runs)
         thread_cpu = time.thread_time_ns() - thread_cpu
-        expected, arrived, note = variant.settle(case.runs, case.nodes)
+        outcome = variant.settle(case.runs, case.nodes)
         cpu = time.process_time_ns() - cpu
     gaps = [after - before for index, (before, after) in enumerate(pairwise(starts), 1) if index % case.nodes]
     gaps.sort()
@@ -145,7 +153,7 @@ def measure(opener: Opener, case: Case) -> Sample:
         "thread": thread_cpu / nodes,
         "cpu": cpu / nodes,
     }
-    return Sample(values, made=expected, lost=expected - arrived, note=note)
+    return Sample(values, outcome.made, outcome.arrived, outcome.counted)
 
 
 def tabulate(report: Report, title: str, results: Results, *, base: str = PLAIN) -> None:
@@ -251,17 +259,32 @@ def instrumented(bus: ReducerEventBus) -> Iterator[None]:
         instrumentor.uninstrument()
 
 
-def settle_bus(bus: ReducerEventBus) -> tuple[int, int, str]:
-    """Flush *bus*; return what it has taken so far, what was delivered, and where the rest went, as text."""
-    bus.force_flush(FLUSH_MILLIS)
-    statistics = bus.statistics()
-    return statistics.emitted, statistics.delivered, _reasons(statistics.dropped)
+class BusLedger:
+    """What a bus has taken and lost since the last look."""
+
+    def __init__(self, bus: ReducerEventBus) -> None:
+        self._bus = bus
+        self._before = BusStatistics()
+        self._lost_before = 0
+
+    def settle(self, _runs: int, _nodes: int) -> Outcome:
+        """Flush; count events that reached the bus's subscribers and exporters as arrived."""
+        self._bus.force_flush(FLUSH_MILLIS)
+        before = self._before
+        emitted, lost = self.take()
+        return Outcome({"events": emitted}, {"events": self._before.delivered - before.delivered}, lost)
+
+    def take(self) -> tuple[int, int]:
+        """Return the emitted events and those that were counted as lost, since the last call."""
+        before, lost_before = self._before, self._lost_before
+        self._before, self._lost_before = self._bus.statistics(), count_losses(self._bus)
+        return self._before.emitted - before.emitted, self._lost_before - lost_before
 
 
 @contextlib.contextmanager
 def open_without_export() -> Iterator[Variant]:
     with ReducerEventBus(BusConfig()) as bus, instrumented(bus):
-        yield Variant(settle=lambda _runs, _nodes: settle_bus(bus))
+        yield Variant(settle=BusLedger(bus).settle)
 
 
 @contextlib.contextmanager
@@ -273,20 +296,19 @@ def _open_zupa(receiver: Receiver, protocol: str, *, logs: bool = True) -> Itera
     receiver.take_counts()
     with ReducerEventBus(BusConfig()) as bus, _environment(variables):
         telemetry = zupa.configure(SERVICE, bus=bus, instrument=False, set_global_providers=False)
-        before = 0
+        ledger = BusLedger(bus)
 
-        def settle(runs: int, nodes: int) -> tuple[int, int, str]:
-            nonlocal before
-            telemetry.force_flush(FLUSH_MILLIS)
-            arrived = receiver.take_counts()
-            statistics = bus.statistics()
-            emitted, before = statistics.emitted - before, statistics.emitted
-            spans = runs * (1 + 2 * nodes)
-            expected = (spans, emitted - spans if logs else 0)
-            exporters = [_reasons(exporter.dropped) for exporter in statistics.exported.values()]
-            reasons = "; ".join(filter(None, [_reasons(statistics.dropped), *exporters]))
-            note = f"spans {_share(expected[0], arrived[0])}, logs {_share(expected[1], arrived[1])}" if logs else ""
-            return sum(expected), sum(arrived), ", ".join(filter(None, [note, reasons and "counted as lost"]))
+        def settle(runs: int, nodes: int) -> Outcome:
+            if not telemetry.force_flush(FLUSH_MILLIS):
+                raise RuntimeError(f"the telemetry could not be flushed: {bus.statistics()}")
+            spans, records = receiver.take_counts()
+            emitted, lost = ledger.take()
+            expected = runs * (1 + 2 * nodes)
+            if not logs:
+                # The bus drops events that would have become nothing as well, so its count says nothing here.
+                return Outcome({"spans": expected}, {"spans": spans})
+            made = {"spans": expected, "logs": emitted - expected}
+            return Outcome(made, {"spans": spans, "logs": records}, lost)
 
         try:
             with instrumented(bus):
@@ -302,9 +324,9 @@ def _open_sdk(receiver: Receiver) -> Iterator[Variant]:
     tracer = provider.get_tracer(SERVICE)
     receiver.take_counts()
 
-    def settle(runs: int, nodes: int) -> tuple[int, int, str]:
+    def settle(runs: int, nodes: int) -> Outcome:
         provider.force_flush()
-        return runs * (1 + 2 * nodes), receiver.take_counts()[0], ""
+        return Outcome({"spans": runs * (1 + 2 * nodes)}, {"spans": receiver.take_counts()[0]})
 
     try:
         yield Variant(
@@ -343,11 +365,3 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
-
-
-def _reasons(dropped: Mapping[str, int]) -> str:
-    return ", ".join(f"{reason} {count:,}" for reason, count in dropped.items())
-
-
-def _share(expected: int, arrived: int) -> str:
-    return f"{100 * (expected - arrived) / expected:.0f} %" if expected else "none"

@@ -50,7 +50,7 @@ class LifecycleError(ZupaError):
     """
 
     def __init__(self, action: str, errors: Sequence[tuple[str, BaseException]]) -> None:
-        self.errors = tuple(errors)
+        self.errors: tuple[tuple[str, BaseException], ...] = tuple(errors)
         detail = "; ".join(f"{name}: {type(error).__name__}: {error}" for name, error in self.errors)
         super().__init__(f"{len(self.errors)} resource(s) failed to {action}: {detail}")
 

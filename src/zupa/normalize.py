@@ -66,8 +66,8 @@ class Degradation:
     __slots__ = ("nodes", "reasons", "text")
 
     def __init__(self) -> None:
-        self.nodes = 0
-        self.text = 0
+        self.nodes: int = 0
+        self.text: int = 0
         self.reasons: list[str] = []
 
     def note(self, reason: str) -> None:

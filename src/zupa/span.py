@@ -44,14 +44,14 @@ class NodeSpan(Span):
     __slots__ = ("attributes", "context", "dropped", "ended", "events", "links", "name", "status")
 
     def __init__(self, context: SpanContext) -> None:
-        self.context = context
+        self.context: SpanContext = context
         self.attributes: dict[str, Any] = {}
         self.events: list[tuple[str, int, Mapping[str, Any] | None]] = []
         self.links: list[SpanContext] = []
-        self.name = ""
+        self.name: str = ""
         self.status: tuple[int, str] | None = None
-        self.dropped = 0
-        self.ended = False
+        self.dropped: int = 0
+        self.ended: bool = False
 
     def get_span_context(self) -> SpanContext:
         return self.context

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from time import monotonic_ns
 from typing import Any, Final
 
 from opentelemetry import context as context_api
@@ -32,6 +33,13 @@ from zupa.ports import Clock, EventExporter, ExportResult
 from zupa.statistics import ExporterStatistics
 
 _SUPPRESS_KEYS: Final = ("suppress_instrumentation", context_api._SUPPRESS_INSTRUMENTATION_KEY)  # noqa: SLF001
+
+_LOSSES: Final = {
+    "queue_full": "exporter %s is too slow or stuck: its queue is full and new events are dropped",
+    "bytes_full": "exporter %s is too slow or stuck: its queue holds max_queue_bytes and new events are dropped",
+    "shutdown_timeout": "exporter %s had not finished at the shutdown deadline: what it held is lost",
+    "timeout": "exporter %s has taken longer than export_timeout_millis: the batch is counted as failed",
+}
 
 
 def suppressed_context() -> context_api.Context:
@@ -80,6 +88,7 @@ class BatchProcessor:
         self._offered = self._exported = self._failed = self._rejected = self._in_flight = self._batches = 0
         self._dropped: dict[str, int] = {}
         self._last_error = ""
+        self._unreported: set[str] = set()
 
     def reset_after_fork(self) -> None:
         """Start over in a forked child: the parent exports what was queued; here it is counted as discarded."""
@@ -116,13 +125,13 @@ class BatchProcessor:
                 else:
                     buffer.append((event, charge))
                     self._charged += charge
-            if not buffer:
-                return
-            if was_empty:
+            if buffer and was_empty:
                 self._oldest_ns = self._monotonic_ns()
                 self._ensure_thread()
-            if was_empty or len(buffer) >= self._config.max_export_batch_size:
+            if buffer and (was_empty or len(buffer) >= self._config.max_export_batch_size):
                 self._condition.notify()
+        if self._unreported:
+            self._report()
 
     def flush(self, request: FlushRequest) -> None:
         """Export all that was offered before, then answer *request*. Returns at once."""
@@ -148,6 +157,7 @@ class BatchProcessor:
             left = len(self._buffer)
             self._buffer.clear()
             self._charged = 0
+            self._taken += left  # flushes that wait for these events have waited long enough
             if left:
                 self._drop("shutdown_timeout", left)
             if self._in_flight:
@@ -155,6 +165,8 @@ class BatchProcessor:
                 self._fail(self._in_flight, "shutdown_timeout")
                 self._in_flight, self._abandoned = 0, True
             self._condition.notify()
+        if self._unreported:
+            self._report()
         return left
 
     def statistics(self) -> ExporterStatistics:
@@ -197,6 +209,7 @@ class BatchProcessor:
 
     def _run_once(self) -> bool:
         """Do the next piece of work, waiting for it if need be. Return False when there will be none."""
+        action = ""
         try:
             with self._condition:
                 while not (action := self._next_action()):
@@ -211,8 +224,7 @@ class BatchProcessor:
             self._close()
         except BaseException as error:  # noqa: BLE001 - the thread outlives whatever an exporter raises
             self._incidents.report(f"exporter:{self.name}", "exporter %s raised %s", self.name, error, error=error)
-            return self._closing is None
-        return False
+        return action != "close"
 
     def _next_action(self) -> str:
         if self._buffer and (
@@ -280,38 +292,38 @@ class BatchProcessor:
                 self._flushes.popleft()[0] for _ in range(len(self._flushes)) if self._flushes[0][1] <= self._taken
             ]
         for request in ready:
-            ok = False
-            try:
-                ok = bool(self.exporter.force_flush(self._millis_left(request)))
-            finally:
-                request.done(ok)
+            request.done(self._flush_exporter(request))
+
+    def _flush_exporter(self, request: FlushRequest) -> bool:
+        try:
+            return bool(self.exporter.force_flush(self._millis_left(request)))
+        except BaseException as error:  # noqa: BLE001 - the other requests want an answer too
+            self._incidents.report(f"exporter:{self.name}", "exporter %s raised %s", self.name, error, error=error)
+            return False
 
     def _close(self) -> None:
         request = self._closing
+        if request is None:  # abandoned at the deadline while the exporter hung, and it has come back
+            self.exporter.shutdown(0)
+            return
+        ok = self._flush_exporter(request)
         try:
-            if request is not None:
-                self.exporter.force_flush(self._millis_left(request))
-                self.exporter.shutdown(self._millis_left(request))
-            else:  # abandoned at the deadline while the exporter hung: it has come back, so it can be released now
-                self.exporter.shutdown(0)
+            self.exporter.shutdown(self._millis_left(request))
+        except BaseException:
+            ok = False
+            raise
         finally:
-            if request is not None:
-                request.done()
+            request.done(ok)
 
     def _millis_left(self, request: FlushRequest) -> float:
-        return max(1.0, (request.deadline_ns - self._monotonic_ns()) / 1e6)
+        return max(1.0, (request.deadline_ns - monotonic_ns()) / 1e6)
 
     # -- counting, under the condition ---------------------------------------------------------------------------
 
     def _drop(self, reason: str, count: int) -> None:
         self._dropped[reason] = self._dropped.get(reason, 0) + count
-        if reason != "already_shutdown":
-            self._incidents.report(
-                f"exporter_{reason}:{self.name}",
-                "exporter %s is too slow or stuck: its queue is full and new events are dropped (%s)",
-                self.name,
-                reason,
-            )
+        if reason in _LOSSES:
+            self._unreported.add(reason)
 
     def _fail(self, count: int, reason: str) -> None:
         self._failed += count
@@ -321,3 +333,11 @@ class BatchProcessor:
         if self._in_flight and self._monotonic_ns() - self._export_started_ns > self._timeout_ns:
             self._fail(self._in_flight, "timeout")
             self._in_flight, self._abandoned = 0, True
+            self._unreported.add("timeout")
+
+    def _report(self) -> None:
+        # Not under the condition: a logging handler may wait for somebody who reads the statistics.
+        with self._condition:
+            reasons, self._unreported = self._unreported, set()
+        for reason in sorted(reasons):
+            self._incidents.report(f"exporter_{reason}:{self.name}", _LOSSES[reason] + " (%s)", self.name, reason)

@@ -28,7 +28,7 @@ class FlushRequest:
         self._completed = threading.Event()
         self._parties = 1
         self._callbacks: list[Callable[[], None]] = []
-        self.ok = True
+        self.ok: bool = True
 
     def add_party(self) -> None:
         """Wait for one more call of `done`."""

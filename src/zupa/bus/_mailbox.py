@@ -22,7 +22,7 @@ class Mailbox:
         self._items: deque[Any] = deque()
         self._events = 0
         self._gap: tuple[int, int, int] | None = None
-        self.missed = 0
+        self.missed: int = 0
 
     def __len__(self) -> int:
         return self._events

@@ -30,8 +30,8 @@ class Pattern:
 
     def __init__(self, text: str) -> None:
         self._match = compile_match(text)
-        self.text = text
-        self.matches_everything = not text.strip("*")
+        self.text: str = text
+        self.matches_everything: bool = not text.strip("*")
         self._cache: dict[str, bool] = {}
 
     def matches(self, topic: str) -> bool:

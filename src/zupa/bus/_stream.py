@@ -19,11 +19,11 @@ class StreamSubscription:
     """The bus's end of a stream: a mailbox, and the loop of whoever waits for it."""
 
     def __init__(self, name: str, pattern: Pattern, capacity: int) -> None:
-        self.key = object()
+        self.key: object = object()
         self.name = name
         self.pattern = pattern
-        self.active = True
-        self.mailbox = Mailbox(capacity)
+        self.active: bool = True
+        self.mailbox: Mailbox = Mailbox(capacity)
         self.delivered = 0
         self._waiter: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
 

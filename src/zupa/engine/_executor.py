@@ -77,7 +77,7 @@ class EngineExecutor:
         self.checkpointer = checkpointer
         self.recursion_limit = recursion_limit
         self.on_step_complete = on_step_complete
-        self.name = graph.name if name is None else name
+        self.name: str = graph.name if name is None else name
 
     async def invoke(
         self,

@@ -38,7 +38,7 @@ class Dedupe:
         self._now = time.monotonic_ns if clock is None else clock.monotonic_ns
         self._window_ns = round(self._window_s * 1e9)
         self._seen: OrderedDict[Hashable, list[int]] = OrderedDict()  # [start of the window, repeats in it]
-        self.suppressed = 0
+        self.suppressed: int = 0
 
     def __call__(self, event: Event) -> Event | None:
         key = self._key(event)

@@ -39,7 +39,7 @@ class RateLimit:
         self._max_keys = check_count("rate_limit(max_keys)", max_keys)
         self._now = time.monotonic_ns if clock is None else clock.monotonic_ns
         self._buckets: OrderedDict[Hashable, tuple[float, int]] = OrderedDict()  # tokens, and when they were counted
-        self.limited = 0
+        self.limited: int = 0
 
     def __call__(self, event: Event) -> Event | None:
         key = self._key(event)

@@ -52,7 +52,7 @@ class Redact:
         # Node names, topics and the like come again and again: the short strings lately found clean.
         self._clean: set[str] = set()
         self._harmless_keys: set[str] = set()
-        self.redacted = 0
+        self.redacted: int = 0
         if self._text(replacement) != replacement:
             raise ConfigurationError(
                 "redact(replacement) looks like a secret itself, so that it would be redacted again and again: "

@@ -24,7 +24,7 @@ class Sample:
         if by not in ("trace", "event"):
             raise ConfigurationError(f'sample(by={by!r}) is unusable: use "trace" or "event"')
         check_callable("sample(keep)", keep, optional=True)
-        self.sampled_out = 0
+        self.sampled_out: int = 0
         self._ratio = ratio
         self._by_trace = by == "trace"
         self._keep = keep

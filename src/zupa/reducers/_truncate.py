@@ -19,7 +19,7 @@ class Truncate:
         self._max_string = check_count("truncate(max_string)", max_string)
         self._max_items = check_count("truncate(max_items)", max_items)
         self._max_depth = check_count("truncate(max_depth)", max_depth)
-        self.truncated = 0
+        self.truncated: int = 0
 
     def __call__(self, event: Event) -> Event:
         fields = event.payload if isinstance(event.payload, dict) else dict(event.payload)

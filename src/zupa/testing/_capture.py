@@ -50,10 +50,10 @@ class Capture:
     """
 
     def __init__(self, *, config: BusConfig | None = None) -> None:
-        self.clock = ManualClock()
-        self.ids = IncrementalIds()
-        self.exporter = InMemoryEventExporter()
-        self.bus = ReducerEventBus(config or _CONFIG, exporters=[self.exporter], clock=self.clock)
+        self.clock: ManualClock = ManualClock()
+        self.ids: IncrementalIds = IncrementalIds()
+        self.exporter: InMemoryEventExporter = InMemoryEventExporter()
+        self.bus: ReducerEventBus = ReducerEventBus(config or _CONFIG, exporters=[self.exporter], clock=self.clock)
         self._restore: Callable[[], None] | None = None
 
     def __enter__(self) -> Capture:

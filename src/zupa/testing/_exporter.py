@@ -29,8 +29,8 @@ class InMemoryEventExporter:
     """
 
     def __init__(self, *, resource: Resource | None = None, mapping: Mapping = DEFAULT_MAPPING) -> None:
-        self.result = ExportResult.SUCCESS
-        self.is_shut_down = False
+        self.result: ExportResult = ExportResult.SUCCESS
+        self.is_shut_down: bool = False
         self._resource = Resource.get_empty() if resource is None else resource
         self._mapping = mapping
         self._events: list[Event] = []
