@@ -1,4 +1,4 @@
-"""`python benchmarks [--quick] [--only emit,engine,sinks,throughput] [--report FILE]`; see README.md beside this."""
+"""`python benchmarks [--quick] [--only emit,engine,sinks,throughput,memory] [--report FILE]`; see README.md beside this."""
 
 from __future__ import annotations
 
@@ -10,12 +10,19 @@ from typing import Final
 
 import emit
 import engine
+import memory
 import sinks
 import throughput
 from _harness import Report, describe_machine
 from _receiver import Receiver
 
-SUITES: Final = {"emit": emit.run, "engine": engine.run, "sinks": sinks.run, "throughput": throughput.run}
+SUITES: Final = {
+    "emit": emit.run,
+    "engine": engine.run,
+    "sinks": sinks.run,
+    "throughput": throughput.run,
+    "memory": memory.run,
+}
 
 
 def main() -> None:

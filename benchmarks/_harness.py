@@ -142,7 +142,7 @@ def compile_loop(statement: str, **names: Any) -> Callable[[int], int]:
         f"    return clock() - start\n"
     )
     scope: dict[str, Any] = {"clock": time.perf_counter_ns, "repeat": repeat, **names}
-    exec(source, scope)  # noqa: S102 - our own text
+    exec(source, scope)
     loop: Callable[[int], int] = scope["loop"]
     return loop
 
@@ -208,10 +208,10 @@ def describe_machine() -> list[str]:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gil = getattr(sys, "_is_gil_enabled", lambda: True)()
     return [
-        f"- Python {platform.python_version()} ({platform.python_implementation()}), GIL {'on' if gil else 'off'}, "
-        f"switch interval {sys.getswitchinterval() * 1e3:g} ms, gc {gc.get_threshold() if gc.isenabled() else 'off'}",
-        f"- {platform.system()} {platform.release()} {platform.machine()}, {_processor()}, {usable} of "
-        f"{os.cpu_count()} CPUs usable",
+        f"- Python {platform.python_version()} ({platform.python_implementation()}), GIL {'on' if gil else 'off'}",
+        f"- Switch interval {sys.getswitchinterval() * 1e3:g} ms, gc {gc.get_threshold() if gc.isenabled() else 'off'}",
+        f"- {platform.system()} {platform.release()} {platform.machine()}, {_processor()}",
+        f"- {usable} of {os.cpu_count()} CPUs usable",
         f"- Load average at the start: {load} (1, 5, 15 minutes)",
         "- " + ", ".join(f"{package} {_version(package)}" for package in ("zupa-otel", *_PACKAGES)),
     ]
@@ -222,7 +222,9 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or "unknown processor"
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown processor")
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown processor"
+    )
 
 
 def _version(package: str) -> str:

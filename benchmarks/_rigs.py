@@ -301,7 +301,7 @@ def open_queue_handler(setup: Setup) -> Iterator[Rig]:
     records: Any = queue.SimpleQueue()
     handler = _CountingHandler()
     listener = logging.handlers.QueueListener(records, handler)
-    logger = logging.Logger(SERVICE, logging.INFO)
+    logger = logging.Logger(SERVICE, logging.INFO)  # noqa: LOG001 - outside the tree of loggers, so with no other handler
     logger.addHandler(logging.handlers.QueueHandler(records))
     listener.start()
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
-from _harness import CONTROL, PAYLOADS, Report, Sample, interleave, nanoseconds, times
+from _harness import CONTROL, PAYLOADS, Report, interleave, nanoseconds, times
 from _receiver import Receiver
-from _rigs import DEFAULT_QUEUE, FLUSH_MILLIS, Rig, Setup, count_losses
-from emit import measure_idle, measure_threads
-from engine import PLAIN, BusLedger, Case, Variant, instrumented, measure, open_plain, tabulate
+from _rigs import FLUSH_MILLIS, Rig, Setup, count_losses
+from _variants import PLAIN, BusLedger, Opener, Variant, instrumented, open_plain
+from emit import measure_idle
+from engine import Case, measure, smaller, tabulate
 
 from zupa import BusConfig, Event, ReducerEventBus
 
@@ -51,12 +52,10 @@ def run(report: Report, _receiver: Receiver, *, quick: bool) -> None:
     )
     report.target("P3", "emit, 100 + 100 sinks to 1 + 1", 1.05, results.ratio(MANY, FEW, "ns"))
 
-    size = {"nodes": 100, "runs": 3} if quick else {"nodes": 200, "runs": 25}
-    for case in (Case(200, **size), Case(200, "wall", **size)):
-        variants = {
-            PLAIN: open_plain,
-            **{name: partial(_open_variant, sinks) for name, sinks in SINKS.items()},
-        }
+    cases = [Case(200), Case(200, "wall")]
+    for case in [smaller(case) for case in cases] if quick else cases:
+        variants: dict[str, Opener] = {PLAIN: open_plain}
+        variants.update((name, partial(_open_variant, sinks)) for name, sinks in SINKS.items())
         results = interleave(
             {name: partial(measure, opener, case) for name, opener in variants.items()},
             rounds,
@@ -66,3 +65,45 @@ def run(report: Report, _receiver: Receiver, *, quick: bool) -> None:
         what = f"100 + 100 sinks to 1 + 1, 200 us nodes, {case.clock} time"
         report.target("P3", f"mean node, {what}", 1.05, results.ratio(MANY, FEW, "mean"))
         report.target("P3", f"engine thread's CPU, {what}", 1.05, results.ratio(MANY, FEW, "thread"))
+
+
+class _Counter:
+    """A subscriber."""
+
+    def __init__(self) -> None:
+        self.received = 0
+
+    def __call__(self, _event: Event) -> None:
+        self.received += 1
+
+
+class _Identity:
+    """A reducer; a class, so that each of the hundred is its own object."""
+
+    def __call__(self, event: Event) -> Event:
+        return event
+
+
+@contextlib.contextmanager
+def _open_bus(sinks: int) -> Iterator[tuple[ReducerEventBus, _Counter]]:
+    with ReducerEventBus(BusConfig(shutdown_timeout_millis=10_000)) as bus:
+        counters = [_Counter() for _ in range(sinks)]
+        for counter in counters:
+            bus.use(_Identity())
+            bus.subscribe("*", counter)
+        yield bus, counters[-1]
+
+
+@contextlib.contextmanager
+def _open_rig(setup: Setup, *, sinks: int) -> Iterator[Rig]:
+    with _open_bus(sinks) as (bus, last):
+        names: dict[str, Any] = {"emit": bus.emit, "payload": setup.payload}
+        statement = 'emit("agent", "node_started", payload)'
+        counted = partial(count_losses, bus)
+        yield Rig(statement, names, lambda: bus.force_flush(FLUSH_MILLIS), lambda: last.received, counted)
+
+
+@contextlib.contextmanager
+def _open_variant(sinks: int) -> Iterator[Variant]:
+    with _open_bus(sinks) as (bus, _), instrumented(bus):
+        yield Variant(settle=BusLedger(bus).settle)

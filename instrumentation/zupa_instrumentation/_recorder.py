@@ -108,11 +108,13 @@ class Recorder:
         checkpoint_id: str = "",
     ) -> None:
         """Close *run* with *phase*, one of `zupa.transition.TERMINAL_PHASES`; an open step goes with it."""
-        if run.step is not None:
-            self.close_step(run, phase if phase != "completed" else "abandoned", error)
-        self._emit_run(
-            run, phase, error=error, interrupt_reason=reason, checkpoint_id=checkpoint_id, end_ns=self._end_ns(run)
-        )
+        try:
+            if run.step is not None:
+                self.close_step(run, phase if phase != "completed" else "abandoned", error)
+        finally:
+            self._emit_run(
+                run, phase, error=error, interrupt_reason=reason, checkpoint_id=checkpoint_id, end_ns=self._end_ns(run)
+            )
 
     def _emit_run(self, run: RunScope, phase: str, **fields: Any) -> None:
         self._emit(

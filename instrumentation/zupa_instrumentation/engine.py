@@ -31,7 +31,7 @@ from zupa.semconv import CHECKPOINT_NODE_SPANS, CHECKPOINT_TRACEPARENT
 from zupa_instrumentation._guard import HookFailures
 from zupa_instrumentation._identity import always_sampled, parse_traceparent, traceparent
 from zupa_instrumentation._recorder import Recorder
-from zupa_instrumentation._scopes import NodeScope, RunScope, StepScope
+from zupa_instrumentation._scopes import NodeScope, RunScope
 
 Wrapped = Callable[..., Awaitable[Any]]
 
@@ -136,13 +136,13 @@ class EngineInstrumentor(BaseInstrumentor):  # type: ignore[misc] # opentelemetr
         scope = _scope_of(run)
         if scope is None:
             return await wrapped(*args, **kwargs)
-        opened = self.failures.guard(self._open_step)(scope, step)
+        self.failures.guard(self._open_step)(scope, step)
         try:
             result = await wrapped(*args, **kwargs)
         except BaseException as error:
-            self.failures.guard(self._close_step)(scope, opened, run, error)
+            self.failures.guard(self._close_step)(scope, run, error)
             raise
-        self.failures.guard(self._close_step)(scope, opened, run, None)
+        self.failures.guard(self._close_step)(scope, run, None)
         return result
 
     async def _task(self, wrapped: Wrapped, instance: Any, args: Any, kwargs: Any) -> Any:
@@ -217,12 +217,10 @@ class EngineInstrumentor(BaseInstrumentor):  # type: ignore[misc] # opentelemetr
         failure = error if phase == "failed" else None
         scope.recorder.close_run(scope, phase, failure, reason=reason, checkpoint_id=checkpoint_id)
 
-    def _open_step(self, scope: RunScope, step: Any) -> StepScope | None:
-        return scope.recorder.open_step(scope, step.index, tuple(task.node for task in step.tasks))
+    def _open_step(self, scope: RunScope, step: Any) -> None:
+        scope.recorder.open_step(scope, step.index, tuple(task.node for task in step.tasks))
 
-    def _close_step(self, scope: RunScope, opened: StepScope | None, run: Any, error: BaseException | None) -> None:
-        if opened is None:
-            return
+    def _close_step(self, scope: RunScope, run: Any, error: BaseException | None) -> None:
         if error is not None:
             phase = _phase_of(error)
             scope.recorder.close_step(scope, phase, error if phase == "failed" else None)

@@ -257,7 +257,7 @@ def _mapping(value: Mapping[Any, Any], state: Degradation, depth: int, parents: 
 
 
 def _key(key: Any, state: Degradation) -> str:
-    if isinstance(key, str):
+    if issubclass(type(key), str):
         return _text(str.__str__(key), state)
     state.note("key_not_str")
     return _printed(key, state, _SHORT)

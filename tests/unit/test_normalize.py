@@ -9,6 +9,7 @@ import datetime as dt
 import decimal
 import enum
 import fractions
+import numbers
 import pathlib
 import sys
 import threading
@@ -301,6 +302,8 @@ class LyingClass:
 def test_objects_that_lie_about_their_class(lie):
     value, _ = value_of(LyingClass(lie))
     assert "LyingClass" in str(value)
+    result, _ = assert_plain({LyingClass(lie): 1, "neighbour": 2})
+    assert sorted(result.values()) == [1, 2]
 
 
 def test_mocks_are_survived():
@@ -591,6 +594,31 @@ def test_a_dict_that_another_thread_changes():
     finally:
         stop.set()
         thread.join()
+
+
+class NumpyLikeInteger:
+    def __index__(self):
+        return 7
+
+
+numbers.Integral.register(NumpyLikeInteger)
+
+
+def test_integers_of_other_libraries_are_integers():
+    assert value_of(NumpyLikeInteger()) == (7, [])
+
+
+def test_running_out_of_memory_costs_the_payload_only(monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("zupa.normalize._take", fail)
+    large = dict.fromkeys(range(MAX_NODES + 1))
+    assert normalize(large) == ({"value": "<unreadable payload>"}, ["unreadable:MemoryError"])
+
+
+def test_safe_str_never_raises():
+    assert safe_str(Hostile(SystemExit())) == "<unprintable Hostile: SystemExit>"
 
 
 def test_clean_text_and_safe_str_cut():

@@ -34,6 +34,8 @@ MAX_DEPTH: Final = 8
 
 F = TypeVar("F", bound=ReducerFunction)
 
+_DROPS_BEFORE_LOOK: Final = 251  # a prime: reading the counter advances it too, and the two must not keep in step
+
 _FLAT: Final = frozenset({int, float, bool, type(None)})
 
 
@@ -149,7 +151,8 @@ class ReducerEventBus:
         try:
             wake = self._take_permit()
         except IndexError:
-            self._ledger.drops["queue_full"].increment()
+            if self._ledger.drops["queue_full"].increment() % _DROPS_BEFORE_LOOK == 0:
+                self._tend()  # a queue that stays full may have lost its worker
             self._worker.hurry()
             return
         charge = 0
@@ -401,6 +404,8 @@ class ReducerEventBus:
 
     def statistics(self) -> BusStatistics:
         """Return a snapshot of everything that this bus counts; see `BusStatistics` for the law that it keeps."""
+        if self._worker.stopped:
+            self._worker.abandon("already_shutdown")  # an emit that overlapped the shutdown may have come in since
         return snapshot(
             self._ledger,
             self._queue,

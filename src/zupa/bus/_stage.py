@@ -137,7 +137,8 @@ class ExecutionStage:
             try:
                 outputs, failed_closed = apply(event, reducers, self._reducer_failed)
             finally:
-                self.depth = self.user_code_since = 0
+                if self.generation == generation:  # else they are the successor's
+                    self.depth = self.user_code_since = 0
             if self.generation != generation:
                 raise SupersededError
         if not outputs:
@@ -191,7 +192,8 @@ class ExecutionStage:
                         if before and monotonic_ns() - before > self._slow_ns:
                             self._promote(subscription)
                 finally:
-                    self.depth = self.user_code_since = 0
+                    if self.generation == generation:
+                        self.depth = self.user_code_since = 0
                 # Timing every handler would cost more than most handlers do: only look closer after a slow event.
                 self._suspicious = monotonic_ns() - started > self._slow_ns
             work.output_index += 1

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import threading
 import time
+from itertools import islice
 from queue import Empty
 from time import monotonic_ns
 from typing import Any, Final, Protocol
@@ -28,6 +29,10 @@ from zupa.config import BusConfig
 from zupa.ports import Clock
 
 STUCK_NS: Final = 5 * 1_000_000_000
+REPORT_EVERY: Final = 64
+"""Slices after which losses are looked at even if the worker never idles."""
+
+_NOTHING: Final = object()
 
 
 class _Flushable(Protocol):
@@ -65,7 +70,9 @@ class Worker:
         self._starting = False
         self._hurry = threading.Lock()
         self._hurry.acquire()
-        self._head: Any = None
+        # Taken from the queue, not yet in a slice; still counted as queued.
+        self._pending: list[Any] = []
+        self._slices = 0
         self._slice: Slice | None = None
         self.stopped = False
         self.ident = 0
@@ -84,18 +91,23 @@ class Worker:
         """Make sure that a thread is at work and not stuck; return False where none can be started."""
         if self._starting:  # re-entered, from a finaliser or signal handler in the lines below
             return True
-        thread = self._thread
-        since = self.stage.user_code_since
-        if thread is not None and thread.is_alive() and not (since and monotonic_ns() - since > STUCK_NS):
+        if self._healthy():
             return True
-        with self._lock:
-            if self.stopped:
+        if not self._lock.acquire(blocking=False):  # another thread sees to it; emit must not wait for it
+            return True
+        try:
+            if self.stopped or self._healthy():
                 return True
             self._starting = True
-            try:
-                return self._start()
-            finally:
-                self._starting = False
+            return self._start()
+        finally:
+            self._starting = False
+            self._lock.release()
+
+    def _healthy(self) -> bool:
+        thread = self._thread
+        since = self.stage.user_code_since
+        return thread is not None and thread.is_alive() and not (since and monotonic_ns() - since > STUCK_NS)
 
     def run_inline(self) -> None:
         """Work the queue off on the caller's thread: for exits, when no thread can be started any more."""
@@ -115,17 +127,20 @@ class Worker:
         self._queue.put(None)
         self.hurry()
 
-    def abandon(self) -> int:
+    def abandon(self, reason: str = "shutdown_timeout") -> int:
         """Count what will not be processed any more as dropped; return how much it was. After `stop`."""
         with self._ledger.lock:
-            items = [item for item in self._queue.drain() if isinstance(item, tuple)]
-            head, self._head = self._head, None
-            left = len(items) + isinstance(head, tuple)
-            self._queue.release(left)
-            left += self._ledger.in_flight
+            items = [*self._pending, *self._queue.drain()]
+            self._pending.clear()
+            events = [item for item in items if isinstance(item, tuple)]
+            self._queue.release(len(events))
+            left = len(events) + self._ledger.in_flight
             self._ledger.in_flight = 0
-            self._slice = None
-            self._ledger.drop_many("shutdown_timeout", left)
+            work, self._slice = self._slice, None
+            self._ledger.drop_many(reason, left)
+        for item in (*items, work and work.marker):
+            if isinstance(item, FlushRequest):
+                item.done(ok=False)
         return left
 
     # -- the thread ----------------------------------------------------------------------------------------------
@@ -133,7 +148,6 @@ class Worker:
     def _start(self) -> bool:
         predecessor = self._thread
         if predecessor is not None:
-            self.restarts += 1
             self.stage.generation += 1
             self._take_over(predecessor)
         self.stage.user_code_since = 0
@@ -146,6 +160,7 @@ class Worker:
             # "can't start new thread": out of threads now, or the interpreter is exiting.
             self._thread = predecessor
             return False
+        self.restarts += predecessor is not None
         return True
 
     def _take_over(self, predecessor: threading.Thread) -> None:
@@ -174,54 +189,62 @@ class Worker:
 
     def _work(self, generation: int, *, block: bool) -> bool:
         """Do one slice. Return False when there is nothing to do and never will be (or, without *block*, now)."""
-        if self.stage.generation != generation:
+        if self.stopped or self.stage.generation != generation:
             raise SupersededError
         if self._slice is None:
-            if self._head is None:
-                try:
-                    self._head = self._queue.get(block=False)
-                except Empty:
-                    if not block:
-                        return False
-                    self._report_losses()
-                    self._head = self._queue.get()
-                    if isinstance(self._head, tuple):
-                        # A burst should cost one wake-up: let it collect.
-                        self._hurry.acquire(timeout=self._linger_s)
-            if self._head is None:  # a stop marker
-                return block and not self.stopped
+            if not self._pending and not self._fetch(wait=block):
+                return False
             if self.stage.generation != generation:
                 raise SupersededError
             self._take()
         self.stage.process(self._slice, generation)  # type: ignore[arg-type] # _take has set it
         self._finish(self._slice)  # type: ignore[arg-type]
         if block:
+            self._slices += 1
+            if self._slices % REPORT_EVERY == 0:  # under constant load there is no idle moment to do it
+                self._report_losses()
             time.sleep(0)
         return True
 
+    def _fetch(self, *, wait: bool) -> bool:
+        """Take the next item from the queue; with *wait*, also where there is none yet. Return whether there is one.
+
+        `list.extend` takes and keeps in one C call: no asynchronous exception comes in between.
+        """
+        get = self._queue.get_nowait
+        try:
+            self._pending.extend(islice(iter(get, _NOTHING), 1))
+        except Empty:
+            if wait:
+                self._report_losses()
+                self._pending.extend(islice(iter(self._queue.get, _NOTHING), 1))
+                if isinstance(self._pending[0], tuple):
+                    # A burst should cost one wake-up: let it collect.
+                    self._hurry.acquire(timeout=self._linger_s)
+        return bool(self._pending)
+
     def _take(self) -> None:
-        queue, ledger = self._queue, self._ledger
-        items: list[tuple[Any, ...]] = []
-        marker = None
+        queue, ledger, pending = self._queue, self._ledger, self._pending
         with ledger.lock:
             ledger.high_watermark = max(ledger.high_watermark, len(queue))
-            item, self._head = self._head, None
-            charges = 0
-            while True:
+            try:
+                pending.extend(islice(iter(queue.get_nowait, _NOTHING), max(0, self._slice_size - len(pending))))
+            except Empty:
+                pass
+            items: list[tuple[Any, ...]] = []
+            marker = None
+            charges = used = 0
+            for item in pending:
+                used += 1
                 if isinstance(item, tuple):
                     items.append(item)
                     charges += item[7]
-                    if len(items) >= self._slice_size:
-                        break
                 elif isinstance(item, FlushRequest):
                     marker = item
                     break
-                try:
-                    item = queue.get_nowait()
-                except Empty:
-                    break
-            ledger.in_flight += len(items)
             self._slice = Slice(items, marker)
+            ledger.in_flight += len(items)
+            del pending[:used]
             queue.release(len(items))
             queue.release_bytes(charges)
 

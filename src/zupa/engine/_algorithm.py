@@ -17,15 +17,6 @@ from zupa.engine._types import NodeResult, Task
 from zupa.errors import InvalidUpdateError, NodeNotFoundError
 from zupa.ports import LedgerEvent
 
-SOURCES: Final = "sources"
-"""Checkpoint metadata: next task to the nodes that scheduled it."""
-
-ROUTES: Final = "routes"
-"""Checkpoint metadata of an interrupted step: each task, in task order, to where it routed so far."""
-
-INTERRUPTS: Final = "interrupts"
-"""Checkpoint metadata of an interrupted step: what it waits for, in task order."""
-
 _COPIED: Final = frozenset({list, dict, set})
 
 

@@ -68,6 +68,8 @@ async def _call_in_thread(node: Node, context: NodeContext) -> Any:
         while not future.done():
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait([future])
+        if not future.cancelled():
+            future.exception()  # asyncio would otherwise log it as never retrieved
         raise
 
 

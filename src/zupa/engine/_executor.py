@@ -10,28 +10,16 @@ The underscored coroutines that take a `Run` are seams: instrumentation wraps th
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
-from zupa.engine._algorithm import (
-    INTERRUPTS,
-    ROUTES,
-    SOURCES,
-    apply_writes,
-    check_result,
-    initial_values,
-    merge_routes,
-    route,
-    schedule,
-    snapshot,
-    targets,
-)
-from zupa.engine._barrier import Outcome, run_all
+from zupa.engine._algorithm import apply_writes, check_result, initial_values, snapshot, targets
+from zupa.engine._barrier import run_all
 from zupa.engine._calls import call_maybe_async, call_node, run_in_new_loop
 from zupa.engine._graph import Graph
 from zupa.engine._interrupt import GraphInterrupt
+from zupa.engine._steps import commit, follow, plan
 from zupa.engine._types import NodeContext, NodeResult, Run, RunResult, Step, Task
 from zupa.errors import CheckpointError, ConfigurationError, InvalidUpdateError, RecursionLimitError
 from zupa.ports import Checkpoint, Checkpointer, CheckpointSource, LedgerEvent
@@ -186,7 +174,7 @@ class EngineExecutor:
                     f"its recursion_limit; still to run: {', '.join(run.checkpoint.next_tasks)}; look for a cycle "
                     "that never ends, or pass a larger EngineExecutor(recursion_limit=...)"
                 )
-            step = self._plan(run, run.checkpoint)
+            step = plan(self.graph, run, run.checkpoint)
             run.steps += 1
             interrupt = await self._execute_step(run, step)
             run.resume_value = None
@@ -216,78 +204,23 @@ class EngineExecutor:
             )
         await self._save_checkpoint(
             run,
-            self._follow(
-                run, CheckpointSource.INPUT, values=run.values, next_tasks=self.graph.entrypoints, writes=writes
-            ),
+            follow(run, CheckpointSource.INPUT, values=run.values, next_tasks=self.graph.entrypoints, writes=writes),
             (),
         )
-
-    def _plan(self, run: Run, checkpoint: Checkpoint) -> Step:
-        index = checkpoint.step + 1
-        sources = checkpoint.metadata.get(SOURCES, {})
-        names = tuple(dict.fromkeys(checkpoint.next_tasks))
-        tasks = []
-        for position, name in enumerate(names):
-            node = self.graph.nodes[name]
-            tasks.append(
-                Task(
-                    exec_id=f"{run.run_id}-{index}-{position}",
-                    node=name,
-                    kind=node.kind,
-                    step=index,
-                    max_attempts=1 if node.retry is None else node.retry.max_attempts,
-                    sources=tuple(sources.get(name, ())),
-                    # Alone in its step it keeps nobody waiting, so a sync caller saves the change of threads.
-                    inline=run.inline and len(names) == 1,
-                )
-            )
-        return Step(index, tuple(tasks))
 
     async def _execute_step(self, run: Run, step: Step) -> GraphInterrupt | None:
         """Run the tasks, commit what they did. Return the interrupt that ends the run, or None. Seam: one step.
 
         An interrupted step is not done: it keeps its number, its completed tasks keep their writes and routes, and
         the tasks that interrupted are the next ones. When they complete, the step's routes are taken together, so a
-        fan-in behind the step still runs once.
+        fan-in behind the step still runs once. (Conditional edges of a completed task see the state as it was when
+        the step was interrupted.)
         """
         outcomes = await run_all(self._execute_task(run, task) for task in step.tasks)
-        await self._save_checkpoint(run, *self._commit(run, step, outcomes))
+        await self._save_checkpoint(run, *commit(self.graph, run, step, outcomes))
         if self.on_step_complete is not None and run.checkpoint is not None:
             await call_maybe_async(self.on_step_complete, run.checkpoint)
         return next((outcome for outcome in outcomes if isinstance(outcome, GraphInterrupt)), None)
-
-    def _commit(self, run: Run, step: Step, outcomes: Sequence[Outcome]) -> tuple[Checkpoint, tuple[LedgerEvent, ...]]:
-        """Reduce a step's outcomes into the checkpoint that follows it, and its ledger events."""
-        assert run.checkpoint is not None, "a step follows a checkpoint"
-        ended = list(zip(step.tasks, outcomes, strict=True))
-        done = [(task, outcome) for task, outcome in ended if isinstance(outcome, NodeResult)]
-        waiting = [(task, outcome) for task, outcome in ended if isinstance(outcome, GraphInterrupt)]
-        values, writes = apply_writes(
-            self.graph, run.values, [(f"node {task.node!r}", result.state_diff) for task, result in done]
-        )
-        for task, result in done:
-            task.goto = route(self.graph, task, result, values)
-        routes = merge_routes(run.checkpoint.metadata.get(ROUTES, {}), step.tasks)
-        if waiting:
-            sources = {task.node: list(task.sources) for task, _ in waiting}
-            metadata = {
-                SOURCES: sources,
-                ROUTES: routes,
-                INTERRUPTS: [{"node": t.node, "reason": i.reason, "payload": i.payload} for t, i in waiting],
-            }
-        else:
-            sources = schedule(routes)
-            metadata = {SOURCES: sources}
-        checkpoint = self._follow(
-            run,
-            CheckpointSource.INTERRUPT if waiting else CheckpointSource.LOOP,
-            step=run.checkpoint.step if waiting else step.index,
-            values=values,
-            next_tasks=tuple(sources),
-            writes=writes,
-            metadata=metadata,
-        )
-        return checkpoint, tuple(event for _, result in done for event in result.ledger_events)
 
     async def _execute_task(self, run: Run, task: Task) -> NodeResult:
         """Call the node until it succeeds or may not be retried. Seam: one node, in its own contextvars context."""
@@ -328,15 +261,3 @@ class EngineExecutor:
             await self.checkpointer.put(checkpoint, ledger_events)
         run.checkpoint = checkpoint
         run.values = checkpoint.values
-
-    def _follow(self, run: Run, source: CheckpointSource, **changes: Any) -> Checkpoint:
-        """Return the checkpoint that comes after the run's newest one."""
-        previous = run.checkpoint
-        return Checkpoint(
-            checkpoint_id=uuid.uuid4().hex,
-            thread_id=run.thread_id,
-            parent_checkpoint_id=None if previous is None else previous.checkpoint_id,
-            source=source,
-            created_at_ns=time.time_ns(),
-            **{"step": 0 if previous is None else previous.step, **changes},
-        )

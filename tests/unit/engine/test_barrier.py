@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -66,7 +67,8 @@ def test_a_failure_cancels_async_siblings_and_waits_for_their_cleanup():
 
 def test_a_failure_waits_for_sync_siblings():
     async def main():
-        running, release, finished = threading.Event(), threading.Event(), []
+        running, release, finished, logged = threading.Event(), threading.Event(), [], []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: logged.append(context))
 
         async def fail(ctx):
             await asyncio.to_thread(running.wait, 10)
@@ -82,6 +84,8 @@ def test_a_failure_waits_for_sync_siblings():
         with pytest.raises(LookupError, match="mine"):
             await EngineExecutor(pair(fail, work)).invoke()
         assert finished == [True]
+        gc.collect()
+        assert logged == [], "the error of a sibling that was given up is no news"
 
     asyncio.run(main())
 

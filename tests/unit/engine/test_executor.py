@@ -253,11 +253,11 @@ def test_node_context_and_user_context():
         seen.append(ctx)
 
     mine = object()
-    result = asyncio.run(EngineExecutor(Graph().add_node("a", node)).invoke(thread_id="t", context=mine))
+    result = asyncio.run(EngineExecutor(Graph().add_node("a", node)).invoke({"in": 1}, thread_id="t", context=mine))
     (ctx,) = seen
     assert ctx.context is mine
     assert (ctx.thread_id, ctx.run_id, ctx.node, ctx.step, ctx.attempt) == ("t", result.run_id, "a", 1, 1)
-    assert ctx.resume_value is None
+    assert ctx.resume_value is None, "the input of a new run is no answer to an interrupt"
 
 
 def test_all_ledger_events_are_stored_in_task_order():

@@ -188,10 +188,10 @@ def test_a_cancelled_run_ends_everything_as_cancelled(observed, sync):
 
 def test_a_run_that_is_cancelled_while_it_waits_for_a_retry(observed):
     async def main():
-        graph = Graph("g").add_node("a", fails, retry=RetryPolicy(max_attempts=9, initial_delay_s=60, max_delay_s=60))
-        task = asyncio.ensure_future(EngineExecutor(graph).invoke())
-        while not observed.named("node_retry"):
-            await asyncio.sleep(0)
+        failed = asyncio.Event()
+        policy = RetryPolicy(max_attempts=9, initial_delay_s=60, max_delay_s=60, retry_on=lambda _: not failed.set())
+        task = asyncio.ensure_future(EngineExecutor(Graph("g").add_node("a", fails, retry=policy)).invoke())
+        await failed.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -199,6 +199,7 @@ def test_a_run_that_is_cancelled_while_it_waits_for_a_retry(observed):
     asyncio.run(main())
     assert observed.span("a").attributes["zupa.outcome"] == "cancelled"
     assert observed.span("a").attributes["zupa.attempt"] == 1
+    assert len(observed.named("node_retry")) == 1
     observed.assert_every_start_has_one_end()
 
 
