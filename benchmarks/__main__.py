@@ -1,4 +1,4 @@
-"""`python benchmarks [--quick] [--only emit,engine,sinks,throughput,memory] [--report FILE]`; see README.md beside this."""
+"""`python benchmarks [--quick] [--only emit,engine,...] [--report FILE]`; see README.md beside this."""
 
 from __future__ import annotations
 

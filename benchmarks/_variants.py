@@ -26,6 +26,7 @@ from zupa.engine import NodeContext
 from zupa_instrumentation.engine import EngineInstrumentor
 
 PLAIN: Final = "not instrumented"
+HOOKS: Final = "zupa, bus that discards"
 NO_EXPORT: Final = "zupa, bus without exporter"
 GRPC: Final = "zupa, OTLP/gRPC, spans and logs"
 GRPC_SPANS: Final = "zupa, OTLP/gRPC, spans only"
@@ -65,6 +66,7 @@ Opener: TypeAlias = Callable[[], AbstractContextManager[Variant]]
 def variants(receiver: Receiver) -> dict[str, Opener]:
     return {
         PLAIN: open_plain,
+        HOOKS: _open_hooks,
         NO_EXPORT: open_without_export,
         GRPC: partial(_open_zupa, receiver, "grpc"),
         GRPC_SPANS: partial(_open_zupa, receiver, "grpc", logs=False),
@@ -110,6 +112,17 @@ class BusLedger:
         before, lost_before = self._before, self._lost_before
         self._before, self._lost_before = self._bus.statistics(), count_losses(self._bus)
         return self._before.emitted - before.emitted, self._lost_before - lost_before
+
+
+class _DiscardingBus(ReducerEventBus):
+    def emit(self, *_args: Any, **_kwargs: Any) -> None:
+        return
+
+
+@contextlib.contextmanager
+def _open_hooks() -> Iterator[Variant]:
+    with _DiscardingBus(BusConfig()) as bus, instrumented(bus):
+        yield Variant()
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from typing import Final
 
 from _harness import Report, Results, Sample, interleave, microseconds, percentile, times
 from _receiver import Receiver
-from _variants import GRPC, HTTP, NO_EXPORT, PLAIN, Opener, Variant, variants
+from _variants import GRPC, HOOKS, HTTP, NO_EXPORT, PLAIN, Opener, Variant, variants
 
 from zupa.engine import EngineExecutor, Graph, NodeContext, NodeResult
 
@@ -43,7 +43,8 @@ class Case:
     @property
     def title(self) -> str:
         kind = "async" if self.is_async else "sync"
-        return f"{kind} nodes of {self.node_us} us {self.clock} time, {self.runs} runs of {self.nodes} steps over {self.names} nodes"
+        work = f"{kind} nodes of {self.node_us} us {self.clock} time"
+        return f"{work}, {self.runs} runs of {self.nodes} steps over {self.names} nodes"
 
 
 def run(report: Report, receiver: Receiver, *, quick: bool) -> None:
@@ -54,8 +55,8 @@ def run(report: Report, receiver: Receiver, *, quick: bool) -> None:
         "A node's time is that between its start and the next node's. A node spins until its thread has used the CPU "
         "time (or, in the wall case, until the time has passed, which hides what others take from it meanwhile). "
         "zupa exports two spans and, with logs, three log records a node; the spans by hand are two a node.",
-        f"The engine is never idle, so what cannot be exported meanwhile is dropped: read the last columns too. "
-        f"`{NO_EXPORT}` is the floor of everything but exporting.",
+        f"The engine is never idle: exporting takes its time from the nodes, or drops. Read the last columns too. "
+        f"`{HOOKS}` is the instrumentation alone, `{NO_EXPORT}` everything but exporting.",
     )
     cases = [
         Case(200),

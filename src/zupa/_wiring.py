@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 import time
@@ -16,18 +17,20 @@ from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import LogRecordExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.sdk.trace.sampling import Decision, Sampler
 
 from zupa.bus import ReducerEventBus
 from zupa.config import BusConfig
 from zupa.errors import ConfigurationError
 from zupa.otel import (
+    ForeignSpans,
     OtelEventExporter,
     ProviderEventExporter,
     build_exporters,
     build_resource,
     build_sampler,
+    is_our_provider,
     sdk_disabled,
 )
 from zupa.ports import EventExporter, Unregister
@@ -40,6 +43,7 @@ T = TypeVar("T")
 _lock = threading.RLock()
 _default_bus: ReducerEventBus | None = None
 _handle: Telemetry | None = None
+_exit_hooked = False
 
 INSTRUMENTOR_GROUP = "opentelemetry_instrumentor"
 INSTRUMENTATION_PACKAGE = "zupa_instrumentation."
@@ -96,39 +100,41 @@ def configure(
     global _default_bus, _handle  # noqa: PLW0603
     if bus is not None and config is not None:
         raise ConfigurationError("configure() got both bus= and config=: the config of a bus is fixed when it is made")
+    if exporters is not None and (span_exporter is not None or log_exporter is not None):
+        raise ConfigurationError(
+            "configure() got exporters= and span_exporter= or log_exporter=: pass one or the other"
+        )
     with _lock:
-        previous, _handle = _handle, None
-        if previous is not None:
-            previous.detach()
-        if bus is None and config is not None:
-            if _default_bus is not None and _default_bus.statistics().emitted:
-                raise ConfigurationError(
-                    "configure(config=...) came after events were emitted on the default bus; call it first, "
-                    "or make a ReducerEventBus(config) and pass it as bus="
-                )
-            bus = ReducerEventBus(config)
-        _default_bus = bus = bus or get_bus()
-        telemetry = Telemetry(bus)
-        if sdk_disabled():
-            _handle = telemetry
-            return telemetry
+        # What can be refused comes first, so that a refused call leaves the previous one in force.
+        telemetry = Telemetry(bus or _default_bus_with(config))
         resource = build_resource(service_name, resource_attributes)
         sampler = build_sampler()
-        if exporters is None:
+        if exporters is None and not sdk_disabled():
             exporters = _default_exporters(
                 telemetry, resource, sampler, span_exporter, log_exporter, set_global_providers
             )
-        elif span_exporter is not None or log_exporter is not None:
-            raise ConfigurationError(
-                "configure() got exporters= and span_exporter= or log_exporter=: pass one or the other"
-            )
-        for exporter in exporters:
-            telemetry.attach(bus.add_exporter(exporter))
+        previous, _handle = _handle, telemetry
+        if previous is not None:
+            previous.detach()
+        _default_bus = bus = telemetry.bus
+        if exporters is None or sdk_disabled():
+            return telemetry
+        telemetry.connect(exporters)
         if instrument:
             telemetry.instrument(lambda trace_id, name: _is_sampled(sampler, trace_id, name))
         bus.start()
-        _handle = telemetry
         return telemetry
+
+
+def _default_bus_with(config: BusConfig | None) -> ReducerEventBus:
+    if config is None:
+        return get_bus()
+    if _default_bus is not None and _default_bus.statistics().emitted:
+        raise ConfigurationError(
+            "configure(config=...) came after events were emitted on the default bus; call it first, "
+            "or make a ReducerEventBus(config) and pass it as bus="
+        )
+    return ReducerEventBus(config)
 
 
 class Telemetry:
@@ -146,17 +152,17 @@ class Telemetry:
         self.skipped: dict[str, str] = {}
         self._detach: list[Unregister] = []
         self._instrumentors: list[Any] = []
-        self._tracer_provider: TracerProvider | None = None
+        self._foreign: ForeignSpans | None = None
 
     def statistics(self) -> BusStatistics:
         """`ReducerEventBus.statistics` of the bus."""
         return self.bus.statistics()
 
     def force_flush(self, timeout_millis: float = 30_000) -> bool:
-        """Flush the bus, and the global TracerProvider where zupa made it; one deadline for both."""
+        """Flush the bus, and the spans of other libraries where zupa exports them; one deadline for both."""
         deadline = time.monotonic() + timeout_millis / 1e3
         flushed = self.bus.force_flush(timeout_millis)
-        return self._bounded("force_flush", deadline) and flushed
+        return (self._foreign is None or self._foreign.flush(_left_millis(deadline))) and flushed
 
     def shutdown(self, timeout_millis: float | None = None) -> bool:
         """Stop instrumenting, then shut the bus and its exporters down; one deadline for everything. Idempotent."""
@@ -164,8 +170,11 @@ class Telemetry:
         timeout = self.bus.exit_timeout_millis if timeout_millis is None else timeout_millis
         deadline = time.monotonic() + timeout / 1e3
         self._uninstrument()
+        if self._foreign is not None:
+            self._foreign.begin_shutdown()  # beside the bus's
         ok = self.bus.shutdown(timeout)
-        ok = self._bounded("shutdown", deadline) and ok
+        if self._foreign is not None:
+            ok = self._foreign.finish_shutdown(_left_millis(deadline)) and ok
         with _lock:
             if _default_bus is self.bus:
                 _default_bus = None
@@ -173,13 +182,16 @@ class Telemetry:
                 _handle = None
         return ok
 
-    def attach(self, detach: Unregister) -> None:
-        """Remember how to take an exporter off the bus again."""
-        self._detach.append(detach)
+    def connect(self, exporters: Iterable[EventExporter]) -> None:
+        """Let the bus export through *exporters*, and other libraries' spans go to what we `own`."""
+        self._detach += [self.bus.add_exporter(exporter) for exporter in exporters]
+        if self._foreign is not None:
+            self._foreign.connect()
 
-    def own(self, provider: TracerProvider) -> None:
-        """Remember that *provider* is ours to flush and shut down."""
-        self._tracer_provider = provider
+    def own(self, foreign: ForeignSpans) -> None:
+        """Remember that *foreign* is ours to connect, flush and shut down, at exit too."""
+        self._foreign = foreign
+        _shut_down_at_exit()
 
     def detach(self) -> None:
         """Undo all but the bus."""
@@ -187,6 +199,10 @@ class Telemetry:
         for detach in self._detach:
             detach()
         self._detach.clear()
+        if self._foreign is not None:
+            self._foreign.begin_shutdown()
+            self._foreign.finish_shutdown(self.bus.exit_timeout_millis)
+            self._foreign = None
 
     def instrument(self, sampler: Any) -> None:
         """Instrument every installed target of ours; what cannot be is in `skipped`."""
@@ -209,19 +225,6 @@ class Telemetry:
         self._instrumentors.clear()
         self.instrumented.clear()
 
-    def _bounded(self, action: str, deadline: float) -> bool:
-        """Call *action* of our provider, which ignores deadlines, on a thread that can be left behind."""
-        provider = self._tracer_provider
-        if provider is None:
-            return True
-        thread = threading.Thread(target=getattr(provider, action), name=f"zupa-{action}", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:  # the interpreter is exiting
-            return False
-        thread.join(max(0.01, deadline - time.monotonic()))
-        return not thread.is_alive()
-
     def __enter__(self) -> Telemetry:
         return self
 
@@ -240,7 +243,8 @@ def _default_exporters(
     set_global_providers: bool,
 ) -> list[EventExporter]:
     tracer_provider = trace.get_tracer_provider()
-    if isinstance(tracer_provider, TracerProvider) and span_exporter is None:
+    has_sdk = isinstance(tracer_provider, TracerProvider) and not is_our_provider(tracer_provider)
+    if has_sdk and span_exporter is None:
         logger_provider = logs_api.get_logger_provider()
         own_logs = logger_provider if isinstance(logger_provider, LoggerProvider) else None
         return [ProviderEventExporter(tracer_provider, own_logs)]
@@ -253,22 +257,27 @@ def _default_exporters(
             "OTEL_TRACES_EXPORTER=console, or pass exporters= to zupa.configure()"
         )
         return []
-    if set_global_providers and not isinstance(tracer_provider, TracerProvider):
-        telemetry.own(_install_tracer_provider(resource, sampler))
+    if set_global_providers and not has_sdk:
+        telemetry.own(ForeignSpans(build_exporters().spans, resource, sampler))
     own = span_exporter is None and log_exporter is None
     return [OtelEventExporter(spans, logs, resource=resource, rebuild=build_exporters if own else None)]
 
 
-def _install_tracer_provider(resource: Resource, sampler: Sampler) -> TracerProvider:
-    """Install a global provider for the spans that other libraries make, with exporters of its own.
+def _shut_down_at_exit() -> None:
+    """Flush other libraries' spans at exit as well; the bus alone sees to itself. One deadline for both."""
+    global _exit_hooked  # noqa: PLW0603 - one hook a process
+    if not _exit_hooked:
+        _exit_hooked = True
+        atexit.register(_shutdown_handle)
 
-    An exporter instance belongs to one thread: sharing the bus's would make concurrent exports.
-    """
-    provider = TracerProvider(resource=resource, sampler=sampler, shutdown_on_exit=False)
-    for exporter in build_exporters().spans:
-        provider.add_span_processor(BatchSpanProcessor(exporter))
-    trace.set_tracer_provider(provider)
-    return provider
+
+def _shutdown_handle() -> None:
+    if _handle is not None:
+        _handle.shutdown()
+
+
+def _left_millis(deadline: float) -> float:
+    return max(0.0, (deadline - time.monotonic()) * 1e3)
 
 
 def _is_sampled(sampler: Sampler, trace_id: int, name: str) -> bool:

@@ -354,7 +354,11 @@ class ReducerEventBus:
         """`shutdown` that awaits instead of blocking the event loop."""
         timeout = self._config.shutdown_timeout_millis
         if self._close():
-            self._finish(await _completion(self._begin(timeout, closing=True), timeout))
+            ok = False
+            try:
+                ok = await _completion(self._begin(timeout, closing=True), timeout)
+            finally:  # also where the wait is cancelled: what is left must be counted
+                self._finish(ok)
 
     def _begin(self, timeout_millis: float, *, closing: bool, blocked_loop: object = None) -> FlushRequest:
         deadline_ns = time.monotonic_ns() + int(timeout_millis * 1e6)

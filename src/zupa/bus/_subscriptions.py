@@ -210,11 +210,11 @@ class AsyncSubscription(_Queued):
             # Whoever waits for the answer blocks the very loop that would have to give it.
             request.done(ok=not len(self.mailbox))
             return
+        if not self.active:
+            request.done()
+            return
         self.mailbox.mark(request)
-        if not self._schedule():
-            while (item := self.take()) is not None:
-                if isinstance(item, FlushRequest):
-                    item.done(ok=False)
+        self._schedule()
 
     def close(self) -> None:
         self.active = False
@@ -223,18 +223,24 @@ class AsyncSubscription(_Queued):
         super().reset_after_fork()
         self.active = False  # the loop's thread does not exist in the child
 
-    def _schedule(self) -> bool:
-        if self._scheduled:
-            return True
+    def _schedule(self) -> None:
+        if self._scheduled and not self._loop.is_closed():
+            return
         self._scheduled = True
         try:
             self._loop.call_soon_threadsafe(self._start)
-        except RuntimeError as error:  # the loop is closed: nobody can receive any more
-            self._scheduled = False
-            self.active = False
+        except RuntimeError as error:  # the loop is closed
             self.failed(error)
-            return False
-        return True
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Nobody can receive any more: count what waits as missed, and answer those who wait for it."""
+        self.active = self._scheduled = False
+        while (item := self.take()) is not None:
+            if isinstance(item, FlushRequest):
+                item.done(ok=False)
+            else:
+                self.mailbox.missed += 1
 
     def _start(self) -> None:
         if self._task is None or self._task.done():
@@ -255,9 +261,12 @@ class AsyncSubscription(_Queued):
             elif self.active:
                 try:
                     await self.handler(item)
-                except asyncio.CancelledError:
-                    self.active = False
-                    raise
+                except asyncio.CancelledError as error:
+                    self.failed(error)
+                    cancelling = getattr(asyncio.current_task(), "cancelling", None)  # new in Python 3.11
+                    if cancelling is None or cancelling():
+                        self._give_up()
+                        raise
                 except BaseException as error:  # noqa: BLE001 - isolated like any other subscriber
                     self.failed(error)
                 else:

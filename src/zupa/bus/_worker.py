@@ -12,6 +12,7 @@ Guarantees:
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from itertools import islice
@@ -227,10 +228,8 @@ class Worker:
         queue, ledger, pending = self._queue, self._ledger, self._pending
         with ledger.lock:
             ledger.high_watermark = max(ledger.high_watermark, len(queue))
-            try:
+            with contextlib.suppress(Empty):
                 pending.extend(islice(iter(queue.get_nowait, _NOTHING), max(0, self._slice_size - len(pending))))
-            except Empty:
-                pass
             items: list[tuple[Any, ...]] = []
             marker = None
             charges = used = 0

@@ -3,6 +3,7 @@
 from zupa.otel._console import ConsoleTreeExporter
 from zupa.otel._environment import SignalExporters, build_exporters, build_sampler, sdk_disabled
 from zupa.otel._exporter import OtelEventExporter
+from zupa.otel._foreign import ForeignSpans, is_our_provider
 from zupa.otel._mapping import DEFAULT_LIMITS, DEFAULT_SCOPE, Mapped, map_event, to_log_record, to_span
 from zupa.otel._provider import ProviderEventExporter
 from zupa.otel._resource import HashedResource, build_resource
@@ -15,6 +16,7 @@ __all__ = [
     "DEFAULT_MAPPING",
     "DEFAULT_SCOPE",
     "ConsoleTreeExporter",
+    "ForeignSpans",
     "HashedResource",
     "Limits",
     "Mapped",
@@ -32,6 +34,7 @@ __all__ = [
     "build_sampler",
     "build_trees",
     "engine_attributes",
+    "is_our_provider",
     "map_event",
     "payload_attributes",
     "render_tree",

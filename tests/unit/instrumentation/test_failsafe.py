@@ -156,7 +156,14 @@ def test_a_bus_that_raises_later(expected, instrumentor, make_bus, monkeypatch):
     monkeypatch.setattr(bus, "emit", fickle)
     instrumentor.instrument(bus=bus)
     assert scenario() == expected
-    assert {"step_started", "node_started", "checkpoint_saved", "run_completed", "run_cancelled"} <= set(emitted)
+    assert {
+        "step_started",
+        "node_started",
+        "checkpoint_saved",
+        "run_interrupted",
+        "run_failed",
+        "run_cancelled",
+    } <= set(emitted)
 
 
 @pytest.mark.parametrize("what", ["sampler", "clock", "id_generator"])

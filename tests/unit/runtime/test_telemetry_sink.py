@@ -114,7 +114,7 @@ def test_a_hanging_exporter_holds_up_neither_aclose_nor_the_loop():
     async def scenario():
         config = BusConfig(linger_millis=0, schedule_delay_millis=0, shutdown_timeout_millis=100)
         async with ReducerEventBus(config) as bus:
-            sink = TelemetrySink(bus, Hanging(), flush_timeout_millis=50)
+            sink = TelemetrySink(bus, Hanging(), flush_timeout_millis=1)  # so that detaching takes the time
             sink.start()
             bus.emit("engine", "x")
             turns = 0

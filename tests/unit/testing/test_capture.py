@@ -1,10 +1,12 @@
 import asyncio
+import sys
 import threading
+import types
 
 import pytest
 from opentelemetry import trace
 
-from zupa import BusConfig, InvalidEventError, ReducerEventBus
+from zupa import BusConfig, BusStatistics, ExportResult, InvalidEventError, ReducerEventBus
 from zupa.engine import EngineExecutor, Graph, GraphInterrupt, InMemoryCheckpointer
 from zupa.testing import Capture, InMemoryEventExporter
 from zupa_instrumentation.engine import EngineInstrumentor
@@ -202,12 +204,57 @@ def test_a_failing_exporter_is_a_loss(capture):
         capture.assert_no_loss()
 
 
-def test_moving_the_clock_far_loses_nothing(capture):
-    for _ in range(50):
+def test_a_subscriber_that_missed_events_is_a_loss(capture):
+    entered, release = threading.Event(), threading.Event()
+
+    def hold(event):
+        entered.set()
+        release.wait()
+
+    capture.bus.subscribe("a:*", hold, name="slow", max_queue_size=1)
+    capture.bus.emit("a", "b")
+    assert entered.wait(5)
+    for _ in range(3):
         capture.bus.emit("a", "b")
-        capture.clock.advance(3_600_000_000_000)
+    with pytest.raises(AssertionError, match="slow"):
+        capture.drain(10)
+    release.set()
+    with pytest.raises(AssertionError, match=r"events were lost: slow\.missed=2"):
+        capture.assert_no_loss()
+
+
+def test_books_that_do_not_balance_are_a_loss(capture, monkeypatch):
+    monkeypatch.setattr(capture.bus, "statistics", lambda: BusStatistics(emitted=3, delivered=2))
+    with pytest.raises(AssertionError, match="events were lost: imbalance=1"):
+        capture.assert_no_loss()
+
+
+def test_what_a_receiver_rejects_is_a_loss(capture):
+    exporter = InMemoryEventExporter()
+    exporter.result = ExportResult(rejected=1)
+    capture.bus.add_exporter(exporter, name="picky")
+    capture.bus.emit("a", "b")
+    with pytest.raises(AssertionError, match=r"events were lost: picky\.rejected=1"):
+        capture.assert_no_loss()
+
+
+def test_moving_the_clock_far_loses_nothing(capture, monkeypatch):
+    entered, release = threading.Event(), threading.Event()
+    export = capture.exporter.export
+
+    def hold(batch):
+        entered.set()
+        release.wait()
+        return export(batch)
+
+    monkeypatch.setattr(capture.exporter, "export", hold)
+    capture.bus.emit("a", "b")
+    assert entered.wait(5)
+    capture.clock.advance(3_600_000_000_000)
+    assert capture.statistics().exported["InMemoryEventExporter"].in_flight == 1
+    release.set()
     capture.assert_no_loss()
-    assert len(capture.events) == 50
+    assert len(capture.events) == 1
 
 
 def test_a_bus_that_cannot_be_drained_is_an_error(capture):
@@ -317,3 +364,45 @@ class TestRestoring:
             _ = 1 / 0
         assert not EngineInstrumentor().is_instrumented_by_opentelemetry
         assert capture.exporter.is_shut_down
+
+    def test_a_test_may_uninstrument_by_itself(self):
+        with Capture():
+            EngineInstrumentor().uninstrument()
+        assert not EngineInstrumentor().is_instrumented_by_opentelemetry
+
+    def test_targets_that_are_not_installed_are_passed_over(self, install):
+        install("zupa_instrumentation.engine:EngineInstrumentor", "zupa_instrumentation.no_such_target:Instrumentor")
+        with Capture() as capture:
+            research().invoke_sync({})
+        assert len(capture.path()) == 4
+
+    def test_when_one_target_fails_the_others_are_restored(self, install, monkeypatch):
+        broken = types.ModuleType("zupa_instrumentation.zz_broken")
+        broken.Instrumentor = Broken
+        monkeypatch.setitem(sys.modules, broken.__name__, broken)
+        install("zupa_instrumentation.engine:EngineInstrumentor", "zupa_instrumentation.zz_broken:Instrumentor")
+        with pytest.raises(OSError, match="broken"), Capture():
+            pytest.fail("the body must not run")
+        assert not EngineInstrumentor().is_instrumented_by_opentelemetry
+
+    @pytest.fixture
+    def install(self, tmp_path, monkeypatch):
+        """Installs a distribution with these instrumentors, for as long as the test runs."""
+
+        def install(*values):
+            metadata = tmp_path / "other-0.dist-info"
+            metadata.mkdir()
+            (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 0\n")
+            lines = [f"target{number} = {value}" for number, value in enumerate(values)]
+            (metadata / "entry_points.txt").write_text("\n".join(["[opentelemetry_instrumentor]", *lines]) + "\n")
+            monkeypatch.syspath_prepend(str(tmp_path))
+
+        return install
+
+
+class Broken:
+    is_instrumented_by_opentelemetry = False
+
+    def instrument(self, **settings):
+        assert EngineInstrumentor().is_instrumented_by_opentelemetry
+        raise OSError("broken")

@@ -78,6 +78,15 @@ def test_an_interrupted_run_and_its_resumption_are_one_path_or_two():
     assert path_of(events, run=-1) == ["wait", "answer"]
 
 
+@pytest.mark.parametrize(("number", "of"), [(None, "all runs that are not nested, of:"), (1, "run 1 of:")])
+def test_a_failure_lists_the_runs_to_choose_from(number, of):
+    events = [*run("r1", ("ask", 1), phase="interrupted"), *run("r2", ("draft", 1), graph="writer", namespace=["ask"])]
+    with pytest.raises(AssertionError) as caught:
+        assert_path(events, ["nothing"], run=number)
+    listing = ["    0: support interrupted: ask", "    1: writer completed (nested): draft"]
+    assert "\n".join([of, *listing]) in str(caught.value)
+
+
 def test_runs_at_the_same_time_are_kept_apart():
     first = list(run("r1", ("a", 1), ("b", 2)))
     second = list(run("r2", ("c", 1), ("d", 2)))
