@@ -1,6 +1,7 @@
 """zupa: an OpenTelemetry-integrated event bus for agent runtimes."""
 
-from zupa._wiring import Telemetry, configure, get_bus
+from typing import TYPE_CHECKING, Any
+
 from zupa.bus import EventStream, ReducerEventBus
 from zupa.config import BusConfig, DropPolicy
 from zupa.errors import (
@@ -32,6 +33,9 @@ from zupa.ports import (
 from zupa.span import NodeSpan, current_node
 from zupa.statistics import BusStatistics, ExporterStatistics, ReducerStatistics, SubscriberStatistics
 from zupa.transition import Transition, TransitionLink
+
+if TYPE_CHECKING:
+    from zupa._wiring import Telemetry, configure, get_bus
 
 __version__ = "0.1.0"
 
@@ -75,3 +79,12 @@ __all__ = [
     "current_node",
     "get_bus",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the wiring, and with it OpenTelemetry's SDK, when it is first asked for."""
+    if name in ("Telemetry", "configure", "get_bus"):
+        from zupa import _wiring  # noqa: PLC0415
+
+        return getattr(_wiring, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -22,6 +22,7 @@ from opentelemetry.sdk.trace.sampling import Decision, Sampler
 
 from zupa.bus import ReducerEventBus
 from zupa.config import BusConfig
+from zupa.default import default_bus, default_bus_or, replace_default_bus
 from zupa.errors import ConfigurationError
 from zupa.otel import (
     ForeignSpans,
@@ -41,7 +42,6 @@ _logger = logging.getLogger("zupa")
 T = TypeVar("T")
 
 _lock = threading.RLock()
-_default_bus: ReducerEventBus | None = None
 _handle: Telemetry | None = None
 _exit_hooked = False
 
@@ -54,11 +54,9 @@ def get_bus() -> ReducerEventBus:
 
     Whoever emits on it before `configure` is called emits on the same bus as after.
     """
-    global _default_bus  # noqa: PLW0603 - the process's default, like OpenTelemetry's global providers
-    with _lock:
-        if _default_bus is None:
-            _default_bus = ReducerEventBus()
-        return _default_bus
+    bus = default_bus_or(ReducerEventBus)
+    assert isinstance(bus, ReducerEventBus)
+    return bus
 
 
 def configure(
@@ -97,7 +95,7 @@ def configure(
     Raises:
         ConfigurationError: naming the argument or variable that cannot be used.
     """
-    global _default_bus, _handle  # noqa: PLW0603
+    global _handle
     if bus is not None and config is not None:
         raise ConfigurationError("configure() got both bus= and config=: the config of a bus is fixed when it is made")
     if exporters is not None and (span_exporter is not None or log_exporter is not None):
@@ -116,20 +114,21 @@ def configure(
         previous, _handle = _handle, telemetry
         if previous is not None:
             previous.detach()
-        _default_bus = bus = telemetry.bus
+        replace_default_bus(telemetry.bus)
         if exporters is None or sdk_disabled():
             return telemetry
         telemetry.connect(exporters)
         if instrument:
             telemetry.instrument(lambda trace_id, name: _is_sampled(sampler, trace_id, name))
-        bus.start()
+        telemetry.start()
         return telemetry
 
 
 def _default_bus_with(config: BusConfig | None) -> ReducerEventBus:
     if config is None:
         return get_bus()
-    if _default_bus is not None and _default_bus.statistics().emitted:
+    current = default_bus()
+    if current is not None and current.statistics().emitted:
         raise ConfigurationError(
             "configure(config=...) came after events were emitted on the default bus; call it first, "
             "or make a ReducerEventBus(config) and pass it as bus="
@@ -166,7 +165,7 @@ class Telemetry:
 
     def shutdown(self, timeout_millis: float | None = None) -> bool:
         """Stop instrumenting, then shut the bus and its exporters down; one deadline for everything. Idempotent."""
-        global _default_bus, _handle  # noqa: PLW0603
+        global _handle  # noqa: PLW0603
         timeout = self.bus.exit_timeout_millis if timeout_millis is None else timeout_millis
         deadline = time.monotonic() + timeout / 1e3
         self._uninstrument()
@@ -176,8 +175,8 @@ class Telemetry:
         if self._foreign is not None:
             ok = self._foreign.finish_shutdown(_left_millis(deadline)) and ok
         with _lock:
-            if _default_bus is self.bus:
-                _default_bus = None
+            if default_bus() is self.bus:
+                replace_default_bus(None)
             if _handle is self:
                 _handle = None
         return ok
@@ -191,7 +190,12 @@ class Telemetry:
     def own(self, foreign: ForeignSpans) -> None:
         """Remember that *foreign* is ours to connect, flush and shut down, at exit too."""
         self._foreign = foreign
-        _shut_down_at_exit()
+
+    def start(self) -> None:
+        """Start the bus."""
+        self.bus.start()
+        if self._foreign is not None:
+            _shut_down_at_exit()  # after the bus has registered its own hook, so that ours runs first
 
     def detach(self) -> None:
         """Undo all but the bus."""

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tests.stress.kit import Calls, Recorder, check_ledgers, check_monotonic, check_seqs, in_threads, quick
 from zupa import Event, ReducerEventBus
+from zupa.bus._bus import MAX_DEPTH
 from zupa.ports import ExportResult
 
 FAULTS = frozenset(
@@ -159,6 +160,8 @@ def run(schedule: Schedule) -> Outcome:
     poller.start()
     try:
         in_threads(schedule.threads, lambda index: _emit_all(schedule, outcome, calls, bus, index))
+        for _ in range(MAX_DEPTH + 2):  # as deep as events that events cause may go
+            bus.force_flush(20_000)
         bus.shutdown(20_000)
     finally:
         stop.set()

@@ -95,13 +95,13 @@ class Assembler:
             channel, name, payload, metadata = draft.channel, draft.name, draft.payload, draft.metadata
             occurred_at = draft.occurred_at or occurred_at
             if draft.trace_id:
-                trace_id, span_id, trace_flags = draft.trace_id, draft.span_id, draft.trace_flags
+                trace_id, span_id, trace_flags = draft.trace_id, draft.span_id, int(draft.trace_flags)
         self.check_names(channel, name)
         if payload is None:
             plain: dict[str, Any] = {}
             reasons: list[str] = []
         elif payload.__class__ is Transition:
-            trace_id, span_id, trace_flags = payload.trace_id, payload.span_id, payload.trace_flags
+            trace_id, span_id, trace_flags = payload.trace_id, payload.span_id, int(payload.trace_flags)
             plain, reasons = normalize(payload.to_payload())
         elif isinstance(payload, Mapping | msgspec.Struct):
             plain, reasons = normalize(payload)

@@ -206,6 +206,9 @@ class AsyncSubscription(_Queued):
         self._schedule()
 
     def flush(self, request: FlushRequest) -> None:
+        if not self.active:  # its loop is closed: nobody waits for what it may have left
+            request.done()
+            return
         if request.blocked_loop is self._loop:
             # Whoever waits for the answer blocks the very loop that would have to give it.
             request.done(ok=not len(self.mailbox))

@@ -12,8 +12,10 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from zupa.bus import ReducerEventBus
 from zupa.config import BusConfig
+from zupa.default import replace_default_bus
 from zupa.event import Event
 from zupa.otel import build_trees, render_tree
+from zupa.ports import EventBus
 from zupa.statistics import BusStatistics
 from zupa.testing._deterministic import IncrementalIds, ManualClock
 from zupa.testing._exporter import InMemoryEventExporter
@@ -36,7 +38,7 @@ class Capture:
     """A strict `ReducerEventBus` of its own, with fixed ids and time, and the events that come out of it.
 
     Events pass the real queue, worker and reducers. As a context manager it also puts zupa's instrumentations on its
-    bus, and restores them at the end; the pytest fixture ``zupa_capture`` is one. All that shows what was captured
+    bus, makes it what `zupa.get_bus` returns, and restores both at the end; the pytest fixture ``zupa_capture`` is one. All that shows what was captured
     flushes the bus first, so nothing that was emitted before is missing.
 
     Args:
@@ -55,9 +57,11 @@ class Capture:
         self.exporter: InMemoryEventExporter = InMemoryEventExporter()
         self.bus: ReducerEventBus = ReducerEventBus(config or _CONFIG, exporters=[self.exporter], clock=self.clock)
         self._restore: Callable[[], None] | None = None
+        self._default: EventBus | None = None
 
     def __enter__(self) -> Capture:
         self._restore = instrument(bus=self.bus, clock=self.clock, id_generator=self.ids)
+        self._default = replace_default_bus(self.bus)
         return self
 
     def __exit__(
@@ -66,6 +70,7 @@ class Capture:
         restore, self._restore = self._restore, None
         if restore is not None:
             restore()
+            replace_default_bus(self._default)
         self.bus.shutdown()
 
     # -- what was captured ---------------------------------------------------------------------------------------
