@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Final, ParamSpec, TypeVar
+from typing import Any, Final, TypeVar
 
 _logger = logging.getLogger("zupa.instrumentation")
 
 INTERVAL_S: Final = 30.0
 
-P = ParamSpec("P")
 R = TypeVar("R")
 
 
@@ -43,15 +41,10 @@ class HookFailures:
             exc_info=error,
         )
 
-    def guard(self, hook: Callable[P, R]) -> Callable[P, R | None]:
-        """Wrap *hook* so that a failure is recorded and answered with None."""
-
-        @functools.wraps(hook)
-        def guarded(*args: P.args, **kwargs: P.kwargs) -> R | None:
-            try:
-                return hook(*args, **kwargs)
-            except Exception as error:  # noqa: BLE001 - that is what this layer is for
-                self.record(hook.__name__, error)
-                return None
-
-        return guarded
+    def call(self, hook: Callable[..., R], *args: Any) -> R | None:
+        """Call *hook*; a failure is recorded and answered with None."""
+        try:
+            return hook(*args)
+        except Exception as error:  # noqa: BLE001 - that is what this layer is for
+            self.record(hook.__name__, error)
+            return None

@@ -49,19 +49,6 @@ def always_sampled(trace_id: int, name: str) -> bool:  # noqa: ARG001
     return True
 
 
-class Identity:
-    """The identity of one open span and the time at which it was opened."""
-
-    __slots__ = ("context", "parent_is_remote", "parent_span_id", "start_mono_ns", "start_ns")
-
-    def __init__(self, context: SpanContext, parent: SpanContext | None, start_ns: int, start_mono_ns: int) -> None:
-        self.context = context
-        self.parent_span_id = 0 if parent is None else parent.span_id
-        self.parent_is_remote = parent is not None and parent.is_remote
-        self.start_ns = start_ns
-        self.start_mono_ns = start_mono_ns
-
-
 def current_parent() -> SpanContext | None:
     """Return the current span's context, or None where there is none."""
     context = get_current_span().get_span_context()

@@ -1,24 +1,24 @@
 """`Recorder`: from what an engine does to `Transition` events, with right parents, links and outcomes.
 
 Engine-neutral: a target's module calls `open_run`, `open_step`, `open_node` and their `close_` twins at its engine's
-seams, and never touches ids, clocks or the bus. Everything here runs on the engine's thread, so it stays lean; turning
+seams, and never touches ids, clocks or the bus. Everything here runs on the engine's thread, so it stays lean: a scope
+keeps the transition that opened it, and the one that closes it is a changed copy, which is one C call. Turning
 transitions into payloads, spans and log records is the bus's worker's business.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
+from msgspec.structs import replace
 from opentelemetry import context as context_api
 from opentelemetry.trace import SpanContext
 
 from zupa.ports import Clock, EventBus
-from zupa.semconv import ENGINE_CHANNEL, LINK_EDGE, OPERATION_INVOKE_WORKFLOW
+from zupa.semconv import ENGINE_CHANNEL, LINK_EDGE, LINK_RESUME, LINK_USER, OPERATION_INVOKE_WORKFLOW
 from zupa.span import current_node, set_node_in_context
 from zupa.transition import Transition, TransitionLink
 from zupa_instrumentation._identity import (
-    Identity,
     IdGenerator,
     RandomIds,
     Sampler,
@@ -28,7 +28,7 @@ from zupa_instrumentation._identity import (
     current_parent,
     new_root_context,
 )
-from zupa_instrumentation._scopes import NodeScope, RunScope, StepScope
+from zupa_instrumentation._scopes import NodeScope, RunScope, Scope, StepScope
 
 
 class Recorder:
@@ -82,20 +82,38 @@ class Recorder:
             checkpoint_id: Where it continues from.
             enclosing: The node in whose body this run was started.
         """
+        start_ns, start_mono_ns = self._time_ns(), self._monotonic_ns()
         outer = current_parent()
         if outer is None:
             context = new_root_context(self._ids, self._sampler, f"{OPERATION_INVOKE_WORKFLOW} {graph}")
         else:
             context = child_context(self._ids, outer)
-        run = RunScope(self, Identity(context, outer, self._time_ns(), self._monotonic_ns()), run_id, graph, thread_id)
-        if enclosing is not None:
-            run.namespace = (*enclosing.run.namespace, enclosing.common["node"])
-            run.parent_exec_id = enclosing.common["exec_id"]
-        if resumed_from is not None:
-            run.links = (TransitionLink(resumed_from.trace_id, resumed_from.span_id, "resume"),)
-        self._emit_run(run, "started", checkpoint_id=checkpoint_id)
+        opened = Transition(
+            engine=self._engine,
+            kind="run",
+            phase="started",
+            run_id=run_id,
+            exec_id=run_id,
+            graph=graph,
+            thread_id=thread_id,
+            namespace=() if enclosing is None else (*enclosing.opened.namespace, enclosing.opened.node),
+            parent_exec_id="" if enclosing is None else enclosing.opened.exec_id,
+            checkpoint_id=checkpoint_id,
+            trace_id=context.trace_id,
+            span_id=context.span_id,
+            trace_flags=int(context.trace_flags),  # a plain number, not the API's subclass
+            trace_state=context.trace_state.to_header() if context.trace_state else "",
+            parent_span_id=0 if outer is None else outer.span_id,
+            parent_is_remote=outer is not None and outer.is_remote,
+            start_ns=start_ns,
+            links=()
+            if resumed_from is None
+            else (TransitionLink(resumed_from.trace_id, resumed_from.span_id, LINK_RESUME),),
+        )
+        run = RunScope(self, context, opened, start_mono_ns)
+        self._emit("run_started", opened)
         if checkpoint_id:
-            self._emit_run(run, "resumed", checkpoint_id=checkpoint_id)
+            self._emit("run_resumed", replace(opened, phase="resumed"))
         return run
 
     def close_run(
@@ -112,33 +130,43 @@ class Recorder:
             if run.step is not None:
                 self.close_step(run, phase if phase != "completed" else "abandoned", error)
         finally:
-            self._emit_run(
-                run, phase, error=error, interrupt_reason=reason, checkpoint_id=checkpoint_id, end_ns=self._end_ns(run)
+            closed = replace(
+                run.opened,
+                phase=phase,
+                error=error,
+                interrupt_reason=reason,
+                checkpoint_id=checkpoint_id,
+                end_ns=self._end_ns(run),
             )
-
-    def _emit_run(self, run: RunScope, phase: str, **fields: Any) -> None:
-        self._emit(
-            run,
-            kind="run",
-            phase=phase,
-            run_id=run.run_id,
-            exec_id=run.exec_id,
-            graph=run.graph,
-            thread_id=run.thread_id,
-            namespace=run.namespace,
-            parent_exec_id=run.parent_exec_id,
-            links=run.links,
-            **fields,
-        )
+            self._emit(f"run_{phase}", closed)
 
     # -- steps ---------------------------------------------------------------------------------------------------
 
     def open_step(self, run: RunScope, index: int, tasks: Sequence[str]) -> StepScope:
         """Open super-step *index* of *run*."""
+        start_ns, start_mono_ns = self._time_ns(), self._monotonic_ns()
         context = child_context(self._ids, run.context)
-        identity = Identity(context, run.context, self._time_ns(), self._monotonic_ns())
-        step = run.step = StepScope(identity, f"{run.run_id}/{index}", index, tasks, dict(run.node_spans))
-        self._emit_step(run, step, "started")
+        of_run = run.opened
+        opened = Transition(
+            engine=self._engine,
+            kind="step",
+            phase="started",
+            run_id=of_run.run_id,
+            exec_id=f"{of_run.run_id}/{index}",
+            graph=of_run.graph,
+            thread_id=of_run.thread_id,
+            step=index,
+            tasks=tasks,
+            namespace=of_run.namespace,
+            trace_id=context.trace_id,
+            span_id=context.span_id,
+            trace_flags=of_run.trace_flags,
+            trace_state=of_run.trace_state,
+            parent_span_id=of_run.span_id,
+            start_ns=start_ns,
+        )
+        step = run.step = StepScope(context, opened, start_mono_ns)
+        self._emit("step_started", opened)
         return step
 
     def close_step(
@@ -147,22 +175,9 @@ class Recorder:
         """Close the open step of *run*; *goto* names what runs next."""
         step, run.step = run.step, None
         if step is not None:
-            self._emit_step(run, step, phase, error=error, goto=goto, end_ns=self._end_ns(step))
-
-    def _emit_step(self, run: RunScope, step: StepScope, phase: str, **fields: Any) -> None:
-        self._emit(
-            step,
-            kind="step",
-            phase=phase,
-            run_id=run.run_id,
-            exec_id=step.exec_id,
-            graph=run.graph,
-            thread_id=run.thread_id,
-            step=step.index,
-            tasks=step.tasks,
-            namespace=run.namespace,
-            **fields,
-        )
+            run.node_spans.update(step.ended)
+            closed = replace(step.opened, phase=phase, error=error, goto=goto, end_ns=self._end_ns(step))
+            self._emit(f"step_{phase}", closed)
 
     # -- nodes ---------------------------------------------------------------------------------------------------
 
@@ -181,32 +196,41 @@ class Recorder:
 
         The caller must call `leave_node` in the same context, and `close_node`.
         """
-        parent: Identity = run.step or run
+        start_ns, start_mono_ns = self._time_ns(), self._monotonic_ns()
+        parent: Scope = run.step or run
         context = child_context(self._ids, parent.context)
-        # Not the run's newest spans: a node of this step that has already ended would stand in for its last run.
-        earlier = run.node_spans if run.step is None else run.step.node_spans
         sources = tuple(sources)
-        links = [
-            TransitionLink(source.trace_id, source.span_id, LINK_EDGE, name)
-            for name in sources
-            if (source := earlier.get(name)) is not None
-        ]
-        common = {
-            "run_id": run.run_id,
-            "exec_id": exec_id,
-            "graph": run.graph,
-            "node": node,
-            "node_kind": node_kind,
-            "thread_id": run.thread_id,
-            "step": None if run.step is None else run.step.index,
-            "namespace": run.namespace,
-            "sources": sources,
-            "triggers": triggers,
-            "max_attempts": max_attempts,
-            "links": links,
-        }
-        scope = NodeScope(Identity(context, parent.context, self._time_ns(), self._monotonic_ns()), run, common)
-        self._emit(scope, kind="node", phase="started", **common)
+        spans = run.node_spans
+        of_run = run.opened
+        opened = Transition(
+            engine=self._engine,
+            kind="node",
+            phase="started",
+            run_id=of_run.run_id,
+            exec_id=exec_id,
+            graph=of_run.graph,
+            node=node,
+            node_kind=node_kind,
+            thread_id=of_run.thread_id,
+            step=parent.opened.step,
+            namespace=of_run.namespace,
+            sources=sources,
+            triggers=triggers,
+            max_attempts=max_attempts,
+            trace_id=context.trace_id,
+            span_id=context.span_id,
+            trace_flags=of_run.trace_flags,
+            trace_state=of_run.trace_state,
+            parent_span_id=parent.context.span_id,
+            start_ns=start_ns,
+            links=[
+                TransitionLink(source.trace_id, source.span_id, LINK_EDGE, name)
+                for name in sources
+                if (source := spans.get(name)) is not None
+            ],
+        )
+        scope = NodeScope(run, context, opened, start_mono_ns)
+        self._emit("node_started", opened)
         scope.token = context_api.attach(set_node_in_context(scope.span))
         return scope
 
@@ -230,74 +254,57 @@ class Recorder:
         reason: str = "",
     ) -> None:
         """Close the node; what was set on its span goes with it."""
-        span = scope.span
+        end_ns = self._end_ns(scope)
+        opened, span, run = scope.opened, scope.span, scope.run
         span.finish()
-        scope.run.node_spans[scope.common["node"]] = scope.context
-        fields = dict(scope.common)
-        if span.links:
-            fields["links"] = [*fields["links"], *(TransitionLink(x.trace_id, x.span_id, "user") for x in span.links)]
-        self._emit(
-            scope,
-            kind="node",
+        (run.node_spans if run.step is None else run.step.ended)[opened.node] = scope.context
+        closed = replace(
+            opened,
             phase=phase,
             error=error,
             attempt=attempt,
             goto=goto,
             writes=writes,
             interrupt_reason=reason,
-            end_ns=self._end_ns(scope),
+            end_ns=end_ns,
             attributes=span.attributes or None,
             span_events=span.events,
             span_name=span.name,
             status=span.status,
-            **fields,
         )
+        if span.links:
+            user = (TransitionLink(link.trace_id, link.span_id, LINK_USER) for link in span.links)
+            closed = replace(closed, links=(*opened.links, *user))
+        self._emit(f"node_{phase}", closed)
 
     def retry(self, scope: NodeScope, error: BaseException, attempt: int, delay_s: float) -> None:
         """Attempt *attempt* failed and another follows after *delay_s*."""
-        self._emit(scope, kind="node", phase="retry", error=error, attempt=attempt, delay_s=delay_s, **scope.common)
+        self._emit("node_retry", replace(scope.opened, phase="retry", error=error, attempt=attempt, delay_s=delay_s))
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
     def checkpoint_saved(self, run: RunScope, checkpoint_id: str, parent_id: str, step: int, source: str) -> None:
-        """A checkpoint was written."""
-        owner: Identity = run.step or run
-        transition = Transition(
-            engine=self._engine,
+        """A checkpoint was stored."""
+        owner = (run.step or run).opened
+        transition = replace(
+            owner,
             kind="checkpoint",
             phase="saved",
-            run_id=run.run_id,
-            exec_id=run.exec_id,
-            graph=run.graph,
-            thread_id=run.thread_id,
             step=step,
+            tasks=(),
+            links=(),
+            parent_span_id=0,
+            start_ns=0,
             checkpoint_id=checkpoint_id,
             checkpoint_parent_id=parent_id,
             checkpoint_source=source,
-            trace_id=owner.context.trace_id,
-            span_id=owner.context.span_id,
-            trace_flags=int(owner.context.trace_flags),  # a plain number, not the API's subclass
         )
-        self.bus.emit(ENGINE_CHANNEL, "checkpoint_saved", transition)
+        self._emit("checkpoint_saved", transition)
 
     # -- plumbing ------------------------------------------------------------------------------------------------
 
-    def _end_ns(self, identity: Identity) -> int:
-        return identity.start_ns + max(0, self._monotonic_ns() - identity.start_mono_ns)
+    def _end_ns(self, scope: Scope) -> int:
+        return scope.opened.start_ns + max(0, self._monotonic_ns() - scope.start_mono_ns)
 
-    def _emit(self, identity: Identity, *, kind: str, phase: str, **fields: Any) -> None:
-        context = identity.context
-        transition = Transition(
-            engine=self._engine,
-            kind=kind,
-            phase=phase,
-            trace_id=context.trace_id,
-            span_id=context.span_id,
-            trace_flags=int(context.trace_flags),
-            trace_state=context.trace_state.to_header() if context.trace_state else "",
-            parent_span_id=identity.parent_span_id,
-            parent_is_remote=identity.parent_is_remote,
-            start_ns=identity.start_ns,
-            **fields,
-        )
-        self.bus.emit(ENGINE_CHANNEL, f"{kind}_{phase}", transition)
+    def _emit(self, name: str, transition: Transition) -> None:
+        self.bus.emit(ENGINE_CHANNEL, name, transition)

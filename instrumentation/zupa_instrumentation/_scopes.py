@@ -2,79 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import SpanContext
 
 from zupa.span import NodeSpan
-from zupa.transition import TransitionLink
-from zupa_instrumentation._identity import Identity
+from zupa.transition import Transition
 
 if TYPE_CHECKING:
     from zupa_instrumentation._recorder import Recorder
 
 
-class RunScope(Identity):
-    """An open run. It stays with the recorder that opened it, so that its end goes where its start went."""
+class Scope:
+    """An open span: its identity, the transition that opened it, and a monotonic time to measure from."""
 
-    __slots__ = (
-        "exec_id",
-        "graph",
-        "links",
-        "namespace",
-        "node_spans",
-        "parent_exec_id",
-        "recorder",
-        "run_id",
-        "step",
-        "thread_id",
-    )
+    __slots__ = ("context", "opened", "start_mono_ns")
 
-    def __init__(self, recorder: Recorder, identity: Identity, run_id: str, graph: str, thread_id: str) -> None:
-        super().__init__(identity.context, None, identity.start_ns, identity.start_mono_ns)
-        self.parent_span_id, self.parent_is_remote = identity.parent_span_id, identity.parent_is_remote
+    def __init__(self, context: SpanContext, opened: Transition, start_mono_ns: int) -> None:
+        self.context = context
+        self.opened = opened
+        self.start_mono_ns = start_mono_ns
+
+
+class RunScope(Scope):
+    """An open run. It stays with the recorder that opened it, so that its end goes where its start went.
+
+    Attributes:
+        step: The open super-step, or None.
+        node_spans: Node to its newest span before the open step: what edges lead from.
+    """
+
+    __slots__ = ("node_spans", "recorder", "step")
+
+    def __init__(self, recorder: Recorder, context: SpanContext, opened: Transition, start_mono_ns: int) -> None:
+        super().__init__(context, opened, start_mono_ns)
         self.recorder = recorder
-        self.run_id = self.exec_id = run_id
-        self.graph = graph
-        self.thread_id = thread_id
         self.step: StepScope | None = None
         self.node_spans: dict[str, SpanContext] = {}
-        self.links: Sequence[TransitionLink] = ()
-        self.namespace: Sequence[str] = ()
-        self.parent_exec_id = ""
+
+    @property
+    def run_id(self) -> str:
+        """The engine's id of the run."""
+        return self.opened.run_id
+
+    def ended_node(self, node: str) -> SpanContext | None:
+        """Return the newest span of *node*, the open step included."""
+        if self.step is not None and node in self.step.ended:
+            return self.step.ended[node]
+        return self.node_spans.get(node)
 
 
-class StepScope(Identity):
-    """An open super-step. `node_spans` are the newest spans of nodes before it: what its nodes' edges lead from."""
+class StepScope(Scope):
+    """An open super-step.
 
-    __slots__ = ("exec_id", "index", "node_spans", "tasks")
+    Attributes:
+        ended: Spans of the nodes that have ended in it. They become sources of edges when the step ends: until then
+            one of them would stand in for its own earlier execution.
+    """
 
-    def __init__(
-        self,
-        identity: Identity,
-        exec_id: str,
-        index: int,
-        tasks: Sequence[str],
-        node_spans: Mapping[str, SpanContext],
-    ) -> None:
-        super().__init__(identity.context, None, identity.start_ns, identity.start_mono_ns)
-        self.parent_span_id = identity.parent_span_id
-        self.exec_id = exec_id
-        self.index = index
-        self.tasks = tasks
-        self.node_spans = node_spans
+    __slots__ = ("ended",)
+
+    def __init__(self, context: SpanContext, opened: Transition, start_mono_ns: int) -> None:
+        super().__init__(context, opened, start_mono_ns)
+        self.ended: dict[str, SpanContext] = {}
 
 
-class NodeScope(Identity):
+class NodeScope(Scope):
     """An open node execution. `token` is what `detach` wants back."""
 
-    __slots__ = ("common", "run", "span", "token")
+    __slots__ = ("run", "span", "token")
 
-    def __init__(self, identity: Identity, run: RunScope, common: Mapping[str, Any]) -> None:
-        super().__init__(identity.context, None, identity.start_ns, identity.start_mono_ns)
-        self.parent_span_id = identity.parent_span_id
+    def __init__(self, run: RunScope, context: SpanContext, opened: Transition, start_mono_ns: int) -> None:
+        super().__init__(context, opened, start_mono_ns)
         self.run = run
-        self.common = common
-        self.span = NodeSpan(identity.context)
+        self.span = NodeSpan(context)
         self.token: Any = None

@@ -117,18 +117,18 @@ class EngineInstrumentor(BaseInstrumentor):  # type: ignore[misc] # opentelemetr
 
     async def _run(self, wrapped: Wrapped, instance: Any, args: Any, kwargs: Any) -> Any:
         run = args[0]
-        scope = self.failures.guard(self._open_run)(run)
+        scope = self.failures.call(self._open_run, run)
         if scope is None:
             return await wrapped(*args, **kwargs)
         token = _run_scope.set(scope)
         try:
             result = await wrapped(*args, **kwargs)
         except BaseException as error:
-            self.failures.guard(self._close_run)(scope, run, error, None)
+            self.failures.call(self._close_run, scope, run, error, None)
             raise
         finally:
             _reset(_run_scope, token)
-        self.failures.guard(self._close_run)(scope, run, None, result)
+        self.failures.call(self._close_run, scope, run, None, result)
         return result
 
     async def _step(self, wrapped: Wrapped, instance: Any, args: Any, kwargs: Any) -> Any:
@@ -136,48 +136,48 @@ class EngineInstrumentor(BaseInstrumentor):  # type: ignore[misc] # opentelemetr
         scope = _scope_of(run)
         if scope is None:
             return await wrapped(*args, **kwargs)
-        self.failures.guard(self._open_step)(scope, step)
+        self.failures.call(self._open_step, scope, step)
         try:
             result = await wrapped(*args, **kwargs)
         except BaseException as error:
-            self.failures.guard(self._close_step)(scope, run, error)
+            self.failures.call(self._close_step, scope, run, error)
             raise
-        self.failures.guard(self._close_step)(scope, run, None)
+        self.failures.call(self._close_step, scope, run, None)
         return result
 
     async def _task(self, wrapped: Wrapped, instance: Any, args: Any, kwargs: Any) -> Any:
         run, task = args[0], args[1]
         run_scope = _scope_of(run)
-        scope = None if run_scope is None else self.failures.guard(self._open_node)(run_scope, task)
+        scope = None if run_scope is None else self.failures.call(self._open_node, run_scope, task)
         if scope is None:
             return await wrapped(*args, **kwargs)
         token = _node_scope.set(scope)
         try:
             result = await wrapped(*args, **kwargs)
         except BaseException as error:
-            self.failures.guard(self._leave_node)(scope)
-            self.failures.guard(self._close_node)(scope, task, error, None)
+            self.failures.call(self._leave_node, scope)
+            self.failures.call(self._close_node, scope, task, error, None)
             raise
         finally:
             _reset(_node_scope, token)
-        self.failures.guard(self._leave_node)(scope)
-        self.failures.guard(self._close_node)(scope, task, None, result)
+        self.failures.call(self._leave_node, scope)
+        self.failures.call(self._close_node, scope, task, None, result)
         return result
 
     async def _retry(self, wrapped: Wrapped, instance: Any, args: Any, kwargs: Any) -> Any:
-        self.failures.guard(self._record_retry)(*args, **kwargs)
+        self.failures.call(self._record_retry, *args)
         return await wrapped(*args, **kwargs)
 
     async def _checkpoint(self, wrapped: Wrapped, instance: Any, args: Any, kwargs: Any) -> Any:
         run = args[0]
         scope = _scope_of(run)
-        if scope is None:
+        if scope is None or instance.checkpointer is None:  # nothing is stored
             return await wrapped(*args, **kwargs)
-        marked = self.failures.guard(self._mark_checkpoint)(scope, args[1])
+        marked = self.failures.call(self._mark_checkpoint, scope, args[1])
         if marked is not None:
             args = (run, marked, *args[2:])
         result = await wrapped(*args, **kwargs)
-        self.failures.guard(self._record_checkpoint)(scope, args[1])
+        self.failures.call(self._record_checkpoint, scope, args[1])
         return result
 
     # -- our own code: may fail, guarded ------------------------------------------------------------------------------
@@ -257,17 +257,20 @@ class EngineInstrumentor(BaseInstrumentor):  # type: ignore[misc] # opentelemetr
     def _record_retry(self, run: Any, task: Any, error: BaseException, delay_s: float) -> None:
         scope = _node_scope.get()
         # A run that is not observed (suppressed) may be nested in a node that is.
-        if scope is not None and scope.common["exec_id"] == task.exec_id:
+        if scope is not None and scope.opened.exec_id == task.exec_id:
             scope.run.recorder.retry(scope, error, task.attempt, delay_s)
 
     def _mark_checkpoint(self, scope: RunScope, checkpoint: Any) -> Any:
-        spans = {node: traceparent(context) for node, context in scope.node_spans.items()}
-        metadata = {
-            **checkpoint.metadata,
-            CHECKPOINT_TRACEPARENT: traceparent(scope.context),
-            CHECKPOINT_NODE_SPANS: spans,
+        """Keep with *checkpoint* what a run that continues from it links to: this run, and its newest nodes."""
+        metadata = checkpoint.metadata
+        sources = {name for names in metadata.get("sources", {}).values() for name in names}
+        spans = {
+            node: traceparent(context)
+            for node in sources.union(metadata.get("routes", ()))
+            if (context := scope.ended_node(node)) is not None
         }
-        return msgspec.structs.replace(checkpoint, metadata=metadata)
+        marks = {CHECKPOINT_TRACEPARENT: traceparent(scope.context), CHECKPOINT_NODE_SPANS: spans}
+        return msgspec.structs.replace(checkpoint, metadata={**metadata, **marks})
 
     def _record_checkpoint(self, scope: RunScope, checkpoint: Any) -> None:
         scope.recorder.checkpoint_saved(

@@ -198,8 +198,9 @@ class Telemetry:
             _shut_down_at_exit()  # after the bus has registered its own hook, so that ours runs first
 
     def detach(self) -> None:
-        """Undo all but the bus."""
+        """Undo all but the bus, after the exporters have got what was emitted until now."""
         self._uninstrument()
+        self.bus.force_flush(self.bus.exit_timeout_millis)
         for detach in self._detach:
             detach()
         self._detach.clear()

@@ -64,6 +64,7 @@ CHECKPOINT_SOURCE: Final = "zupa.checkpoint.source"
 LINK_KIND: Final = "zupa.link.kind"
 LINK_EDGE: Final = "edge"
 LINK_RESUME: Final = "resume"
+LINK_USER: Final = "user"
 
 # -- zupa: events and the bus --------------------------------------------------------------------------------------
 EVENT_ID: Final = "zupa.event.id"

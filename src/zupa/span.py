@@ -19,6 +19,9 @@ from opentelemetry.trace.propagation import set_span_in_context
 from zupa.normalize import error_type, safe_str
 from zupa.semconv import EXCEPTION_MESSAGE, EXCEPTION_TYPE
 
+SPAN_KEY: str = next(iter(set_span_in_context(INVALID_SPAN, Context())))
+"""Key of the current span. It is private to OpenTelemetry, but a context with nothing but a span in it shows it."""
+
 _NODE_KEY = context_api.create_key("zupa-current-node")
 
 MAX_ATTRIBUTES = 128
@@ -123,7 +126,9 @@ class NodeSpan(Span):
 
 def set_node_in_context(span: NodeSpan, context: Context | None = None) -> Context:
     """Return a context in which *span* is both the current span and the current node."""
-    return context_api.set_value(_NODE_KEY, span, set_span_in_context(span, context))
+    values = dict(context_api.get_current() if context is None else context)
+    values[SPAN_KEY] = values[_NODE_KEY] = span
+    return Context(values)
 
 
 def current_node(context: Context | None = None) -> Span:

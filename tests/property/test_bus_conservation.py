@@ -125,7 +125,7 @@ def run(schedule: Schedule) -> Outcome:
     outcome.flawed = Recorder(_flawed(random.Random(schedule.seed)))
     if schedule.slow_exporter:
         whole = outcome.whole.result
-        outcome.whole.result = lambda batch: slow.wait(0.005) or whole(batch)
+        outcome.whole.result = lambda batch: slow.wait(0.02) or whole(batch)
     config = quick(
         max_queue_size=schedule.max_queue_size,
         max_export_batch_size=min(schedule.max_export_batch_size, schedule.max_queue_size),
@@ -194,6 +194,7 @@ def _check_exporters(outcome: Outcome) -> None:
     final, schedule = outcome.final, outcome.schedule
     passed = final.delivered + final.fanned_out
     whole = final.exported["whole"]
+    assert whole.dropped or not schedule.slow_exporter, (schedule, "the slow exporter kept up", final)
     assert whole.offered == passed, (schedule, final)
     assert whole.exported == len(outcome.whole.events), (schedule, final)
     assert whole.offered == len(outcome.whole.events) + sum(whole.dropped.values()), (schedule, final)

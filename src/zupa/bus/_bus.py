@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar, overload
 
 from zupa.bus import _process
 from zupa.bus._assemble import check_call, resolve_names
-from zupa.bus._context import SPAN_KEY, get_context
+from zupa.bus._context import get_context
 from zupa.bus._dispatch import Dispatcher
 from zupa.bus._flush import FlushRequest
 from zupa.bus._incidents import IncidentLog
@@ -27,6 +27,7 @@ from zupa.config import BusConfig
 from zupa.errors import ConfigurationError
 from zupa.event import Event
 from zupa.ports import Clock, EventExporter, Payload, ReducerFunction, Subscriber, Unregister
+from zupa.span import SPAN_KEY
 from zupa.statistics import BusStatistics
 
 MAX_DEPTH: Final = 8

@@ -12,14 +12,10 @@ from typing import Any
 
 from opentelemetry import context as context_api
 from opentelemetry import trace
-from opentelemetry.context import Context
-from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, SpanContext
+from opentelemetry.trace import NonRecordingSpan, SpanContext
 from opentelemetry.trace.propagation import set_span_in_context
 
-
-def _span_key() -> str:
-    # The key is private to OpenTelemetry, but a context with nothing but a span in it shows it.
-    return next(iter(set_span_in_context(INVALID_SPAN, Context())))
+from zupa.span import SPAN_KEY
 
 
 def _probe(get_context: Callable[[], Mapping[str, Any]], key: str) -> bool:
@@ -42,6 +38,5 @@ def _resolve() -> Callable[[], Mapping[str, Any]]:
     return context_api.get_current
 
 
-SPAN_KEY = _span_key()
 get_context = _resolve()
 """Return the current OpenTelemetry context, a mapping in which `SPAN_KEY` holds the current span."""

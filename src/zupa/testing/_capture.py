@@ -38,8 +38,8 @@ class Capture:
     """A strict `ReducerEventBus` of its own, with fixed ids and time, and the events that come out of it.
 
     Events pass the real queue, worker and reducers. As a context manager it also puts zupa's instrumentations on its
-    bus, makes it what `zupa.get_bus` returns, and restores both at the end; the pytest fixture ``zupa_capture`` is one. All that shows what was captured
-    flushes the bus first, so nothing that was emitted before is missing.
+    bus, makes it what `zupa.get_bus` returns, and restores both at the end; the pytest fixture ``zupa_capture`` is one.
+    All that shows what was captured flushes the bus first, so nothing that was emitted before is missing.
 
     Args:
         config: Settings of the bus, instead of those for tests.

@@ -10,12 +10,13 @@ import pytest
 import wrapt
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
-from zupa import ConfigurationError, _wiring
+from zupa import ConfigurationError
+from zupa.default import replace_default_bus
 from zupa.engine import EngineExecutor, Graph
 from zupa_instrumentation.engine import EngineInstrumentor
 
 SEAMS = ("_execute_run", "_execute_step", "_execute_task", "_retry_wait", "_save_checkpoint")
-EVENTS_OF_A_RUN = 8
+EVENTS_OF_A_RUN = 6
 
 
 def run(name="g"):
@@ -128,11 +129,14 @@ def test_what_is_no_bus_is_refused_and_nothing_is_wrapped(originals, instrumento
     assert not instrumentor.is_instrumented_by_opentelemetry
 
 
-def test_the_default_bus_is_used_when_none_is_given(instrumentor, make_observed, monkeypatch):
+def test_the_default_bus_is_used_when_none_is_given(instrumentor, make_observed):
     observed = make_observed()
-    monkeypatch.setattr(_wiring, "_default_bus", observed.bus)
-    instrumentor.instrument()
-    run()
+    previous = replace_default_bus(observed.bus)
+    try:
+        instrumentor.instrument()
+        run()
+    finally:
+        replace_default_bus(previous)
     assert len(observed.events) == EVENTS_OF_A_RUN
 
 

@@ -219,7 +219,7 @@ def test_nothing_of_ours_is_current_in_the_buss_threads(observed):
     observed.bus.use(lambda event: seen.append((trace.get_current_span(), zupa.current_node())) or event)
     run_one(lambda: None)
     assert observed.bus.force_flush(10_000)
-    assert len(seen) == 16
+    assert len(seen) == 12
     assert set(seen) == {(trace.INVALID_SPAN, trace.INVALID_SPAN)}
 
 
@@ -304,4 +304,4 @@ def test_a_suppressed_run_inside_a_node_leaves_no_trace_on_the_node(observed):
     asyncio.run(EngineExecutor(Graph("outer").add_node("a", body)).invoke())
     assert [span.name for span in observed.spans] == ["a", "step 1", "invoke_workflow outer"]
     assert observed.named("node_retry") == []
-    assert len(observed.named("checkpoint_saved")) == 2
+    assert observed.named("checkpoint_saved") == []  # without a checkpointer nothing is stored

@@ -10,7 +10,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
-from zupa.engine import END, Append, EngineExecutor, Graph, NodeResult
+from zupa.engine import END, Append, EngineExecutor, Graph, InMemoryCheckpointer, NodeResult
 from zupa_instrumentation.engine import EngineInstrumentor
 
 
@@ -290,7 +290,7 @@ def test_the_sampler_is_asked_once_a_trace(observed):
 
 
 def test_events_carry_their_own_spans_ids_and_nothing_is_said_twice(observed):
-    EngineExecutor(chain("a")).invoke_sync({"k": 1})
+    EngineExecutor(chain("a"), checkpointer=InMemoryCheckpointer()).invoke_sync({"k": 1}, thread_id="t")
     assert observed.names() == [
         "run_started",
         "checkpoint_saved",
