@@ -12,6 +12,8 @@ from typing import Any, ClassVar, Final
 
 import msgspec
 
+from zupa.normalize import clean_text, normalize, safe_str
+
 TERMINAL_PHASES: Final = frozenset({"completed", "failed", "interrupted", "cancelled", "closed", "abandoned"})
 
 
@@ -108,17 +110,27 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
     status: tuple[int, str] | None = None
     delay_s: float | None = None
 
-    def to_payload(self) -> dict[str, Any]:
-        """Return the fields that are set, as an event payload.
+    def to_payload(self) -> tuple[dict[str, Any], list[str]]:
+        """Return the fields that are set as plain data, and why it is not whole, as `zupa.normalize.normalize` does.
 
         Trace id, span id and flags are left out: they become the event's own trace context. Ids of other spans are
         hexadecimal strings, because a payload's integers are 64-bit and signed.
+
+        Only what user code can put in (attributes, events, errors) takes the long way through `normalize`: this runs
+        for every transition, on a thread that competes with the engine for the GIL.
         """
-        payload: dict[str, Any] = {
-            name: value
-            for name in _PLAIN_FIELDS
-            if (value := getattr(self, name)) is not None and value not in ("", (), 0)
-        }
+        payload: dict[str, Any] = {}
+        for name, value in msgspec.structs.asdict(self).items():
+            if not value or name in _SPECIAL:
+                continue
+            if value.__class__ is str:
+                payload[name] = value if value.isascii() else clean_text(value)
+            elif name in _SEQUENCES:
+                payload[name] = [
+                    item if item.__class__ is str and item.isascii() else safe_str(item, 1024) for item in value
+                ]
+            else:
+                payload[name] = value
         if self.step is not None:
             payload["step"] = self.step
         if self.parent_span_id:
@@ -126,49 +138,52 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
             if self.parent_is_remote:
                 payload["parent_is_remote"] = True
         if self.links:
-            payload["links"] = [
-                {"trace_id": f"{x.trace_id:032x}", "span_id": f"{x.span_id:016x}", "kind": x.kind, "name": x.name}
-                for x in self.links
-            ]
+            payload["links"] = [_link(link) for link in self.links]
+        foreign = self._foreign()
+        if not foreign:
+            return payload, []
+        plain, reasons = normalize(foreign)
+        payload.update(plain)
+        return payload, reasons
+
+    def _foreign(self) -> dict[str, Any]:
+        """What user code put in."""
+        foreign: dict[str, Any] = {}
+        if self.error is not None:
+            foreign["error"] = self.error
+        if self.attributes:
+            foreign["attributes"] = self.attributes
         if self.span_events:
-            payload["span_events"] = [
-                {"name": name, "time_ns": time_ns, "attributes": dict(attributes or {})}
+            foreign["span_events"] = [
+                {"name": name, "time_ns": time_ns, "attributes": attributes or {}}
                 for name, time_ns, attributes in self.span_events
             ]
         if self.status is not None:
-            payload["status"] = {"code": self.status[0], "description": self.status[1]}
-        return payload
+            foreign["status"] = {"code": self.status[0], "description": self.status[1]}
+        return foreign
 
 
-_PLAIN_FIELDS: Final = (
-    "engine",
-    "kind",
-    "phase",
-    "run_id",
-    "exec_id",
-    "graph",
-    "node",
-    "node_kind",
-    "thread_id",
-    "attempt",
-    "max_attempts",
-    "namespace",
-    "parent_exec_id",
-    "sources",
-    "triggers",
-    "goto",
-    "writes",
-    "tasks",
-    "error",
-    "interrupt_reason",
-    "interrupt_ids",
-    "checkpoint_id",
-    "checkpoint_parent_id",
-    "checkpoint_source",
-    "trace_state",
-    "start_ns",
-    "end_ns",
-    "span_name",
-    "attributes",
-    "delay_s",
+def _link(link: TransitionLink) -> dict[str, str]:
+    return {
+        "trace_id": f"{link.trace_id:032x}",
+        "span_id": f"{link.span_id:016x}",
+        "kind": link.kind,
+        "name": clean_text(link.name),
+    }
+
+
+_SEQUENCES: Final = frozenset({"namespace", "sources", "triggers", "goto", "writes", "tasks", "interrupt_ids"})
+_SPECIAL: Final = frozenset(
+    {
+        "trace_id",
+        "span_id",
+        "trace_flags",
+        "parent_span_id",
+        "parent_is_remote",
+        "links",
+        "error",
+        "attributes",
+        "span_events",
+        "status",
+    }
 )

@@ -38,7 +38,7 @@ def run(name="g"):
 def names(exporter):
     return sorted(span.name for span in exporter.get_finished_spans())
 
-EVENTS = 8
+EVENTS = 6
 SPANS = ["a", "invoke_workflow g", "step 1"]
 quick = BusConfig(schedule_delay_millis=5, linger_millis=1)
 """

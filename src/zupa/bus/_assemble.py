@@ -102,7 +102,7 @@ class Assembler:
             reasons: list[str] = []
         elif payload.__class__ is Transition:
             trace_id, span_id, trace_flags = payload.trace_id, payload.span_id, int(payload.trace_flags)
-            plain, reasons = normalize(payload.to_payload())
+            plain, reasons = payload.to_payload()
         elif isinstance(payload, Mapping | msgspec.Struct):
             plain, reasons = normalize(payload)
         else:

@@ -15,7 +15,6 @@ from tests.support.otlp_receiver import attributes_of, value_of
 
 from zupa.errors import ConfigurationError
 from zupa.event import Event
-from zupa.normalize import normalize
 from zupa.otel import DEFAULT_MAPPING, Limits, Mapping, Row, Signal, UnmappableError, map_event, to_log_record, to_span
 from zupa.transition import TERMINAL_PHASES, Transition, TransitionLink
 
@@ -41,7 +40,7 @@ def transition(kind="node", phase="completed", **fields):
         **fields,
     }
     record = Transition(kind=kind, phase=phase, **given)
-    payload, degraded = normalize(record.to_payload())
+    payload, degraded = record.to_payload()
     assert not degraded
     return Event(
         channel="engine",
