@@ -8,10 +8,10 @@ import re
 import subprocess
 import sys
 import urllib.parse
-import urllib.request
 from collections import Counter
 
 import pytest
+from tests.integration.conftest import http_get
 
 # Span to parent, for each of the two runs.
 FIRST = {
@@ -163,11 +163,13 @@ def test_jaeger_lists_these_two_traces_and_no_other(demo, jaeger):
             "query.service_name": "zupa-demo",
             "query.start_time_min": "2020-01-01T00:00:00Z",
             "query.start_time_max": "2099-01-01T00:00:00Z",
+            "query.search_depth": 100,
             "query.attributes": json.dumps({"demo.instance": demo.service}),
         }
     )
-    with urllib.request.urlopen(f"{jaeger.query_base}/api/v3/traces?{query}", timeout=10) as response:
-        text = response.read().decode()
+    status, body = http_get(f"{jaeger.query_base}/api/v3/traces?{query}")
+    assert status == 200, body
+    text = body.decode()
     found = set(re.findall(r'"traceId":"([0-9a-f]{32})"', text))
     links = {trace_id for trace in (demo.first, demo.second) for trace_id in trace_ids_of_links(trace)}
     assert set(demo.trace_ids) <= found

@@ -176,12 +176,11 @@ class ReducerEventBus:
                         size += len(value)
                     elif kind not in _FLAT:
                         size += estimate_bytes(value)
-                if size > CHUNK and (charge := self._queue.reserve_bytes(size)) < 0:
-                    self._return_permit("bytes_full")
-                    return
-            elif (payload is not None or name is None) and (
-                charge := self._queue.reserve_bytes(estimate_bytes(channel if name is None else payload))
-            ) < 0:
+            elif payload is not None or name is None:
+                size = estimate_bytes(channel if name is None else payload)
+            else:
+                size = 0
+            if size > CHUNK and (charge := self._queue.reserve_bytes(size)) < 0:
                 self._return_permit("bytes_full")
                 return
             if metadata is not None:
@@ -315,7 +314,7 @@ class ReducerEventBus:
         if self._worker.supervise():
             # A strict bus looks at each event, so it keeps the attention.
             self._attention = self._strict or self._shut_down
-            _process.flush_at_exit()
+            _process.flush_at_exit(self)
 
     def force_flush(self, timeout_millis: float = 30_000) -> bool:
         """Wait until all that was emitted before has been handled by subscribers and acknowledged by exporters.

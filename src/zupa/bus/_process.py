@@ -22,6 +22,7 @@ class ProcessAware(Protocol):
 
 
 _live: weakref.WeakSet[ProcessAware] = weakref.WeakSet()
+_used: set[ProcessAware] = set()  # alive until they are shut down, whether or not the application still holds them
 _exit_hook_pid = 0
 
 
@@ -33,15 +34,17 @@ def track(bus: ProcessAware) -> None:
 def untrack(bus: ProcessAware) -> None:
     """Leave *bus* alone at exit: it is shut down."""
     _live.discard(bus)
+    _used.discard(bus)
 
 
-def flush_at_exit() -> None:
-    """Shut down all live buses when this process ends, also where it ends without `atexit`.
+def flush_at_exit(bus: ProcessAware) -> None:
+    """Shut down *bus*, and all other live ones, when this process ends, also where it ends without `atexit`.
 
     Children of `multiprocessing` leave by `os._exit`, but run multiprocessing's own finalizers first; those are wiped
     when the child starts, so it has to be asked in the child, at the first event.
     """
     global _exit_hook_pid  # noqa: PLW0603 - one hook a process
+    _used.add(bus)
     pid = os.getpid()
     if _exit_hook_pid == pid:
         return

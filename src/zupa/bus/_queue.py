@@ -95,8 +95,8 @@ def estimate_bytes(value: object) -> int:
 
     Bounded: it looks at no more than a few hundred values and extrapolates from there. Never raises.
     """
-    declared = getattr(type(value), "__event_bytes__", None)
-    if type(declared) is int:
+    declared = getattr(value.__class__, "__event_bytes__", None)
+    if declared.__class__ is int:
         return declared
     try:
         size, visits = 0, 0
