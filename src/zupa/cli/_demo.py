@@ -101,7 +101,7 @@ def _visa_executor() -> EngineExecutor:
     return EngineExecutor(graph)
 
 
-def _trip_executor(database: str) -> EngineExecutor:
+def _trip_executor(checkpointer: SqliteCheckpointer) -> EngineExecutor:
     graph = Graph("trip-planner", state=Trip)
     graph.add_node("plan", plan, kind="agent")
     graph.add_node("search_flights", search_flights, retry=RetryPolicy(max_attempts=3, initial_delay_s=0.01))
@@ -112,7 +112,7 @@ def _trip_executor(database: str) -> EngineExecutor:
     for search in ("search_flights", "search_hotels", "check_visa"):
         graph.add_edge(search, "approve")
     graph.add_edge("approve", "book")
-    return EngineExecutor(graph, checkpointer=SqliteCheckpointer(database))
+    return EngineExecutor(graph, checkpointer=checkpointer)
 
 
 def to_agent_log(event: Event) -> list[Event]:
@@ -136,7 +136,8 @@ def run_demo(resume: list[str] | None) -> int:
     with tempfile.TemporaryDirectory(prefix="zupa-demo-") as folder:
         database = str(Path(folder) / "checkpoints.sqlite")
         print("== process 1: a run that waits for approval\n")
-        result = asyncio.run(_trip_executor(database).invoke({"city": "Lisbon"}, thread_id=THREAD))
+        with SqliteCheckpointer(database) as checkpointer:
+            result = asyncio.run(_trip_executor(checkpointer).invoke({"city": "Lisbon"}, thread_id=THREAD))
         if (code := _report(telemetry, result, "interrupted")) != 0:
             return code
         print("\n== process 2: approved; the run goes on from its checkpoint\n", flush=True)
@@ -146,7 +147,8 @@ def run_demo(resume: list[str] | None) -> int:
 
 
 async def _resume(database: str, thread: str) -> RunResult:
-    return await _trip_executor(database).resume({"approved": True}, thread_id=thread)
+    with SqliteCheckpointer(database) as checkpointer:
+        return await _trip_executor(checkpointer).resume({"approved": True}, thread_id=thread)
 
 
 def _configure() -> zupa.Telemetry:

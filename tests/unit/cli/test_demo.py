@@ -17,7 +17,7 @@ from zupa.cli import main
 def demo():
     environ = {key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "ZUPA_"))}
     return subprocess.run(
-        [sys.executable, "-m", "zupa", "demo"],
+        [sys.executable, "-W", "error", "-m", "zupa", "demo"],
         env=environ | {"PYTHONIOENCODING": "utf-8"},
         capture_output=True,
         text=True,

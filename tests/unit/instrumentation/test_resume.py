@@ -50,8 +50,9 @@ class Printer:
 
 bus = ReducerEventBus(exporters=[Printer()])
 EngineInstrumentor().instrument(bus=bus)
-executor = EngineExecutor(build(), checkpointer=SqliteCheckpointer(sys.argv[1]))
-assert executor.resume_sync(True, thread_id="t").status == "completed"
+with SqliteCheckpointer(sys.argv[1]) as checkpointer:
+    executor = EngineExecutor(build(), checkpointer=checkpointer)
+    assert executor.resume_sync(True, thread_id="t").status == "completed"
 assert bus.shutdown(10_000)
 """
 )
@@ -164,10 +165,15 @@ def test_what_somebody_else_wrote_into_the_metadata_is_ignored(observed, metadat
 
 def test_resume_in_a_second_process(observed, tmp_path):
     database = str(tmp_path / "checkpoints.sqlite")
-    asyncio.run(EngineExecutor(build(), checkpointer=SqliteCheckpointer(database)).invoke(thread_id="t"))
+    with SqliteCheckpointer(database) as checkpointer:
+        asyncio.run(EngineExecutor(build(), checkpointer=checkpointer).invoke(thread_id="t"))
     first = observed.span("invoke_workflow trip")
     child = subprocess.run(
-        [sys.executable, "-c", SECOND_PROCESS, database], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-W", "error", "-c", SECOND_PROCESS, database],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert (child.returncode, child.stderr) == (0, "")
     events = [json.loads(line) for line in child.stdout.splitlines()]
