@@ -5,14 +5,13 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from typing import Final, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 from opentelemetry.trace import SpanContext, TraceFlags, TraceState, get_current_span
 
-SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
-
-Sampler: TypeAlias = Callable[[int, str], bool]
-"""Decides about a root: trace id and span name to whether it is sampled. Children follow their parents."""
+Sampler: TypeAlias = Callable[[SpanContext | None, int, str], bool]
+"""Decides about a run: parent (None for a new trace), trace id and span name to whether it is sampled. What is below
+the run follows it."""
 
 
 class IdGenerator(Protocol):
@@ -44,9 +43,9 @@ class SystemTime:
     monotonic_ns = staticmethod(time.perf_counter_ns)
 
 
-def always_sampled(trace_id: int, name: str) -> bool:  # noqa: ARG001
-    """Sample every root: OpenTelemetry's default, parentbased_always_on."""
-    return True
+def parent_based(parent: SpanContext | None, trace_id: int, name: str) -> bool:  # noqa: ARG001
+    """Follow the parent and sample every new trace: OpenTelemetry's default, parentbased_always_on."""
+    return parent is None or parent.trace_flags.sampled
 
 
 def current_parent() -> SpanContext | None:
@@ -55,11 +54,14 @@ def current_parent() -> SpanContext | None:
     return context if context.is_valid else None
 
 
-def new_root_context(ids: IdGenerator, sampler: Sampler, name: str) -> SpanContext:
-    """Return the context of a new trace's root."""
-    trace_id = ids.generate_trace_id()
-    flags = SAMPLED if sampler(trace_id, name) else TraceFlags.get_default()
-    return SpanContext(trace_id, ids.generate_span_id(), is_remote=False, trace_flags=flags)
+def run_context(ids: IdGenerator, sampler: Sampler, parent: SpanContext | None, name: str) -> SpanContext:
+    """Return the context of a run: below *parent*, or the root of a new trace."""
+    trace_id = ids.generate_trace_id() if parent is None else parent.trace_id
+    flags = TraceFlags.get_default() if parent is None else parent.trace_flags
+    sampled = sampler(parent, trace_id, name)
+    flags = TraceFlags(flags | TraceFlags.SAMPLED if sampled else flags & ~TraceFlags.SAMPLED)
+    state = None if parent is None else parent.trace_state
+    return SpanContext(trace_id, ids.generate_span_id(), False, flags, state)
 
 
 def child_context(ids: IdGenerator, parent: SpanContext) -> SpanContext:

@@ -23,10 +23,10 @@ from zupa_instrumentation._identity import (
     RandomIds,
     Sampler,
     SystemTime,
-    always_sampled,
     child_context,
     current_parent,
-    new_root_context,
+    parent_based,
+    run_context,
 )
 from zupa_instrumentation._scopes import NodeScope, RunScope, Scope, StepScope
 
@@ -39,7 +39,7 @@ class Recorder:
         bus: Where the events go.
         clock: Time of starts and ends; the system's when not given.
         ids: Source of span and trace ids; random when not given.
-        sampler: Decides about new traces; all are sampled when not given.
+        sampler: Decides about runs; when not given, they follow their parents, and new traces are sampled.
 
     Concurrency: any thread; a scope belongs to the thread or task that opened it.
     """
@@ -50,7 +50,7 @@ class Recorder:
         bus: EventBus,
         clock: Clock | None = None,
         ids: IdGenerator | None = None,
-        sampler: Sampler = always_sampled,
+        sampler: Sampler = parent_based,
     ) -> None:
         self._engine = engine
         self.bus = bus
@@ -84,10 +84,7 @@ class Recorder:
         """
         start_ns, start_mono_ns = self._time_ns(), self._monotonic_ns()
         outer = current_parent()
-        if outer is None:
-            context = new_root_context(self._ids, self._sampler, f"{OPERATION_INVOKE_WORKFLOW} {graph}")
-        else:
-            context = child_context(self._ids, outer)
+        context = run_context(self._ids, self._sampler, outer, f"{OPERATION_INVOKE_WORKFLOW} {graph}")
         opened = Transition(
             engine=self._engine,
             kind="run",

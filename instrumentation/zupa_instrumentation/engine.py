@@ -29,7 +29,7 @@ from zupa.errors import ConfigurationError
 from zupa.ports import EventBus
 from zupa.semconv import CHECKPOINT_NODE_SPANS, CHECKPOINT_TRACEPARENT
 from zupa_instrumentation._guard import HookFailures
-from zupa_instrumentation._identity import always_sampled, parse_traceparent, traceparent
+from zupa_instrumentation._identity import parent_based, parse_traceparent, traceparent
 from zupa_instrumentation._recorder import Recorder
 from zupa_instrumentation._scopes import NodeScope, RunScope
 
@@ -70,8 +70,8 @@ class EngineInstrumentor(BaseInstrumentor):  # type: ignore[misc] # opentelemetr
         """Start to emit. Calling it again only changes the settings that are given.
 
         Args:
-            **kwargs: ``bus`` (an `EventBus`; the process's default bus when not given), ``sampler`` (trace id and span
-                name to bool, for new traces), ``clock``, ``id_generator``, and what `BaseInstrumentor` takes.
+            **kwargs: ``bus`` (an `EventBus`; the process's default bus when not given), ``sampler`` (parent, trace id and
+                span name to bool, asked for each run), ``clock``, ``id_generator``, and what `BaseInstrumentor` takes.
 
         Raises:
             ConfigurationError: ``bus`` is not an event bus.
@@ -293,7 +293,7 @@ def _make_recorder(settings: Mapping[str, Any]) -> Recorder:
         bus,
         settings.get("clock"),
         settings.get("id_generator"),
-        settings.get("sampler", always_sampled),
+        settings.get("sampler", parent_based),
     )
 
 

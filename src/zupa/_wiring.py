@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from opentelemetry import _logs as logs_api
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import LogRecordExporter
 from opentelemetry.sdk.resources import Resource
@@ -119,7 +120,7 @@ def configure(
             return telemetry
         telemetry.connect(exporters)
         if instrument:
-            telemetry.instrument(lambda trace_id, name: _is_sampled(sampler, trace_id, name))
+            telemetry.instrument(lambda parent, trace_id, name: _is_sampled(sampler, parent, trace_id, name))
         telemetry.start()
         return telemetry
 
@@ -248,11 +249,18 @@ def _default_exporters(
     set_global_providers: bool,
 ) -> list[EventExporter]:
     tracer_provider = trace.get_tracer_provider()
-    has_sdk = isinstance(tracer_provider, TracerProvider) and not is_our_provider(tracer_provider)
-    if has_sdk and span_exporter is None:
+    applications = None
+    if isinstance(tracer_provider, TracerProvider) and not is_our_provider(tracer_provider):
+        applications = tracer_provider
+    if applications is not None and span_exporter is None:
         logger_provider = logs_api.get_logger_provider()
-        own_logs = logger_provider if isinstance(logger_provider, LoggerProvider) else None
-        return [ProviderEventExporter(tracer_provider, own_logs)]
+        if isinstance(logger_provider, LoggerProvider):
+            return [ProviderEventExporter(applications, logger_provider)]
+        # Log records have no pipeline of the application's to go to: the environment says where, if anywhere.
+        result: list[EventExporter] = [ProviderEventExporter(applications, None)]
+        if logs := (build_exporters(spans=False).logs if log_exporter is None else (log_exporter,)):
+            result.append(OtelEventExporter(None, logs, resource=applications.resource))
+        return result
     from_environment = build_exporters()
     spans = from_environment.spans if span_exporter is None else (span_exporter,)
     logs = from_environment.logs if log_exporter is None else (log_exporter,)
@@ -262,8 +270,8 @@ def _default_exporters(
             "OTEL_TRACES_EXPORTER=console, or pass exporters= to zupa.configure()"
         )
         return []
-    if set_global_providers and not has_sdk:
-        telemetry.own(ForeignSpans(build_exporters().spans, resource, sampler))
+    if set_global_providers and applications is None:
+        telemetry.own(ForeignSpans(build_exporters(logs=False).spans, resource, sampler))
     own = span_exporter is None and log_exporter is None
     return [OtelEventExporter(spans, logs, resource=resource, rebuild=build_exporters if own else None)]
 
@@ -285,6 +293,7 @@ def _left_millis(deadline: float) -> float:
     return max(0.0, (deadline - time.monotonic()) * 1e3)
 
 
-def _is_sampled(sampler: Sampler, trace_id: int, name: str) -> bool:
-    decision = sampler.should_sample(None, trace_id, name).decision
+def _is_sampled(sampler: Sampler, parent: trace.SpanContext | None, trace_id: int, name: str) -> bool:
+    context = None if parent is None else trace.set_span_in_context(trace.NonRecordingSpan(parent), Context())
+    decision = sampler.should_sample(context, trace_id, name).decision
     return decision is Decision.RECORD_AND_SAMPLE

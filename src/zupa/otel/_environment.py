@@ -56,7 +56,9 @@ class SignalExporters(msgspec.Struct, frozen=True):
         return bool(self.spans or self.logs)
 
 
-def build_exporters(environ: Mapping[str, str] | None = None) -> SignalExporters:
+def build_exporters(
+    environ: Mapping[str, str] | None = None, *, spans: bool = True, logs: bool = True
+) -> SignalExporters:
     """Build the exporters that OTEL_TRACES_EXPORTER and OTEL_LOGS_EXPORTER name.
 
     Without the variable a signal goes to OTLP if any endpoint variable for it is set, and nowhere if none is: a
@@ -64,6 +66,8 @@ def build_exporters(environ: Mapping[str, str] | None = None) -> SignalExporters
 
     Args:
         environ: Selects the exporters; None is the process environment.
+        spans: Build those for spans.
+        logs: Build those for log records.
 
     Raises:
         ConfigurationError: a variable names an exporter or protocol that does not exist, or the exporter cannot be
@@ -71,8 +75,8 @@ def build_exporters(environ: Mapping[str, str] | None = None) -> SignalExporters
     """
     environ = os.environ if environ is None else environ
     return SignalExporters(
-        spans=tuple(_build(name, "TRACES", SpanExporter) for name in exporter_names("TRACES", environ)),
-        logs=tuple(_build(name, "LOGS", LogRecordExporter) for name in exporter_names("LOGS", environ)),
+        spans=tuple(_build(name, "TRACES", SpanExporter) for name in exporter_names("TRACES", environ) if spans),
+        logs=tuple(_build(name, "LOGS", LogRecordExporter) for name in exporter_names("LOGS", environ) if logs),
     )
 
 

@@ -130,7 +130,11 @@ def test_what_the_worker_still_holds_at_the_deadline_is_counted(make_bus):
     assert statistics.dropped == {"shutdown_timeout": 300}
     assert (statistics.queued, statistics.in_flight) == (0, 0)
     release.set()
-    wait_until(lambda: not any(x.name == "zupa-bus" and x.is_alive() for x in threading.enumerate() if x is bus._worker._thread))
+    wait_until(
+        lambda: (
+            not any(x.name == "zupa-bus" and x.is_alive() for x in threading.enumerate() if x is bus._worker._thread)
+        )
+    )
     assert bus.statistics().emitted == 300
     assert bus.statistics().dropped == {"shutdown_timeout": 300}
 
@@ -307,7 +311,9 @@ def test_every_flush_is_answered_when_the_exporter_s_flush_raises(make_bus):
     bus = make_bus(recorder)
     emit(bus, 3)
     answers = []
-    threads = [threading.Thread(target=lambda: answers.append(elapsed(lambda: bus.force_flush(8_000)))) for _ in range(3)]
+    threads = [
+        threading.Thread(target=lambda: answers.append(elapsed(lambda: bus.force_flush(8_000)))) for _ in range(3)
+    ]
     for thread in threads:
         thread.start()
     assert recorder.entered.wait(10)

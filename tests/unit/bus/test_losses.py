@@ -10,6 +10,7 @@ import pytest
 from tests.stress.kit import FakeClock, Gate, wait_until
 from zupa.bus._incidents import INTERVAL_NS, IncidentLog
 
+
 class Lines(logging.Handler):
     """Keeps lines, with the threads that logged them."""
 

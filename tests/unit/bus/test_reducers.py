@@ -78,7 +78,9 @@ def test_a_wrong_result_is_an_error_and_the_event_passes_on(bus, recorder, resul
     assert bus.statistics().reducers["wrong"].errors == 1
 
 
-@pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt, GeneratorExit, RecursionError, MemoryError])
+@pytest.mark.parametrize(
+    "error", [ValueError, SystemExit, KeyboardInterrupt, GeneratorExit, RecursionError, MemoryError]
+)
 def test_a_reducer_that_raises_is_isolated(bus, recorder, error):
     def broken(event):
         raise error("broken")

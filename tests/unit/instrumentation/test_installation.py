@@ -84,7 +84,7 @@ def test_instrument_with_another_bus_moves_there(instrumentor, make_observed):
 
 def test_settings_that_are_not_given_again_stay(instrumentor, make_observed):
     observed = make_observed()
-    instrumentor.instrument(bus=observed.bus, sampler=lambda trace_id, name: False)
+    instrumentor.instrument(bus=observed.bus, sampler=lambda parent, trace_id, name: False)
     instrumentor.instrument()  # as opentelemetry-instrument does
     run()
     assert len(observed.events) == EVENTS_OF_A_RUN
@@ -93,7 +93,7 @@ def test_settings_that_are_not_given_again_stay(instrumentor, make_observed):
 
 def test_settings_do_not_outlive_uninstrument(instrumentor, make_observed):
     observed = make_observed()
-    instrumentor.instrument(bus=observed.bus, sampler=lambda trace_id, name: False)
+    instrumentor.instrument(bus=observed.bus, sampler=lambda parent, trace_id, name: False)
     instrumentor.uninstrument()
     instrumentor.instrument(bus=observed.bus)
     run()

@@ -8,7 +8,7 @@ import itertools
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_span
 
 from zupa.engine import END, Append, EngineExecutor, Graph, InMemoryCheckpointer, NodeResult
 from zupa_instrumentation.engine import EngineInstrumentor
@@ -274,19 +274,37 @@ def test_children_follow_an_unsampled_parent(observed):
     assert {event.trace_id for event in observed.events} == {0xABC}
 
 
-def test_the_sampler_is_asked_once_a_trace(observed):
+def test_the_sampler_is_asked_once_a_run(observed):
     asked = []
 
-    def sampler(trace_id, name):
-        asked.append((trace_id, name))
+    def sampler(parent, trace_id, name):
+        asked.append((parent, trace_id, name))
         return len(asked) > 1
 
     EngineInstrumentor().instrument(sampler=sampler)
     for _ in range(2):
         EngineExecutor(chain("a", "b")).invoke_sync()
-    assert [name for _, name in asked] == ["invoke_workflow chain"] * 2
-    assert {span.context.trace_id for span in observed.spans} == {asked[1][0]}
+    assert [(parent, name) for parent, _, name in asked] == [(None, "invoke_workflow chain")] * 2
+    assert {span.context.trace_id for span in observed.spans} == {asked[1][1]}
     assert len(observed.spans) == 5
+
+
+@pytest.mark.parametrize("flags", [TraceFlags(0), TraceFlags(1), TraceFlags(3)])
+def test_a_run_below_a_span_follows_it_by_default(observed, flags):
+    parent = SpanContext(7, 8, is_remote=True, trace_flags=flags)
+    with use_span(NonRecordingSpan(parent)):
+        EngineExecutor(chain("a")).invoke_sync()
+    assert len(observed.spans) == (3 if flags.sampled else 0)
+    assert {event.trace_flags for event in observed.events} == {int(flags)}
+
+
+def test_a_sampler_may_overrule_the_parent(observed):
+    EngineInstrumentor().instrument(sampler=lambda parent, trace_id, name: not parent.trace_flags.sampled)
+    for flags, expected in ((TraceFlags(1), 0), (TraceFlags(2), 3)):
+        with use_span(NonRecordingSpan(SpanContext(7, 8, is_remote=True, trace_flags=flags))):
+            EngineExecutor(chain("a")).invoke_sync()
+        assert len(observed.spans) == expected
+    assert {event.trace_flags for event in observed.events} == {0, 3}
 
 
 def test_events_carry_their_own_spans_ids_and_nothing_is_said_twice(observed):
