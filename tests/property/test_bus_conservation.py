@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from tests.stress.kit import Calls, Recorder, check_ledgers, check_monotonic, check_seqs, in_threads, quick
+
 from zupa import Event, ReducerEventBus
 from zupa.bus._bus import MAX_DEPTH
 from zupa.ports import ExportResult
@@ -225,7 +225,7 @@ SCHEDULES = [
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: f"seed{schedule.seed}")
 def test_the_law_holds(schedule):
-    """Kills: a drop that is not counted, an event that a raising reducer loses, in_flight that does not come back, ..."""
+    """Kills: a drop that is not counted, an event that a raising reducer loses, in_flight that does not come back."""
     outcome = run(schedule)
     assert outcome.calls >= MINIMUM
     check(outcome)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
-
 from tests.property.test_patterns import oracle
 from tests.stress.kit import Recorder, check_ledgers, check_monotonic, check_seqs, quick
+
 from zupa import ReducerEventBus
 from zupa.ports import ExportResult
 

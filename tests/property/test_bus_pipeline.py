@@ -6,12 +6,26 @@ from dataclasses import dataclass
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from tests.property.test_patterns import oracle
 from tests.stress.kit import FakeClock, Recorder, check_ledgers, check_seqs, quick
+
 from zupa import Event, ReducerEventBus
 
-KINDS = ("keep", "mark", "none", "empty", "twice", "rename", "split", "raise", "exit", "junk", "closed", "bad_name", "wrap")
+KINDS = (
+    "keep",
+    "mark",
+    "none",
+    "empty",
+    "twice",
+    "rename",
+    "split",
+    "raise",
+    "exit",
+    "junk",
+    "closed",
+    "bad_name",
+    "wrap",
+)
 PATTERNS = (None, "*", "a:*", "b:*", "*:x", "a:x", "new:*")
 TOPICS = ("a:x", "a:y:z", "b:x", "new:x")
 
@@ -138,4 +152,6 @@ def test_the_pipeline_does_what_its_interpreter_does(steps, calls):
 
 def test_the_sequence_has_no_gap_over_fan_out():
     """Kills: a seq that fan-out skips or uses twice; time that goes back with the wall clock."""
-    check_pipeline([Step("twice", "a:*"), Step("split", "*:x")], ["a:x", "b:x", "a:y:z"] * 30, [5, 900, 3] * 30, paced=True)
+    check_pipeline(
+        [Step("twice", "a:*"), Step("split", "*:x")], ["a:x", "b:x", "a:y:z"] * 30, [5, 900, 3] * 30, paced=True
+    )

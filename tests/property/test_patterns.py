@@ -13,7 +13,9 @@ from zupa.bus import Pattern
 
 segments = st.text(string.ascii_letters[:3] + "_-./0", min_size=1, max_size=3)
 topic_texts = st.lists(segments, min_size=2, max_size=4).map(":".join)
-pattern_texts = st.lists(st.sampled_from(["*", ":", "a", "b", "c", "ab", ".", "-"]), min_size=1, max_size=7).map("".join)
+pattern_texts = st.lists(st.sampled_from(["*", ":", "a", "b", "c", "ab", ".", "-"]), min_size=1, max_size=7).map(
+    "".join
+)
 
 
 def oracle(pattern: str, topic: str) -> bool:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-
 from tests.property import test_bus_conservation as conservation
 from tests.property import test_bus_pipeline as pipeline
 from tests.property import test_patterns as patterns
+
 from zupa.bus import _patterns, _reducers, _stage
 from zupa.bus._assemble import Assembler
 from zupa.bus._batch import BatchProcessor
@@ -105,7 +105,11 @@ def a_raising_reducer_loses_the_event(patch):
 
 def a_raising_reducer_ends_the_worker_s_slice(patch):
     def reduce(self, work, item, stamp, reducers, generation):
-        if any(registration.name == "faults" for registration in reducers) and item[4] and item[4].get("fault") == "raise":
+        if (
+            any(registration.name == "faults" for registration in reducers)
+            and item[4]
+            and item[4].get("fault") == "raise"
+        ):
             raise ValueError
         original(self, work, item, stamp, reducers, generation)
 
@@ -161,7 +165,9 @@ def scopes_see_the_old_topic(patch):
 
 def reducers_run_backwards(patch):
     original = _reducers.apply
-    patch.setattr(_stage, "apply", lambda event, registrations, on_error: original(event, registrations[::-1], on_error))
+    patch.setattr(
+        _stage, "apply", lambda event, registrations, on_error: original(event, registrations[::-1], on_error)
+    )
 
 
 def fan_out_starts_over(patch):
@@ -222,7 +228,12 @@ def test_conservation_finds(monkeypatch, plant, schedule):
         conservation.check(outcome)
 
 
-STEPS = [pipeline.Step("mark", None), pipeline.Step("rename", "a:*"), pipeline.Step("split", "new:*"), pipeline.Step("mark", "a:*")]
+STEPS = [
+    pipeline.Step("mark", None),
+    pipeline.Step("rename", "a:*"),
+    pipeline.Step("split", "new:*"),
+    pipeline.Step("mark", "a:*"),
+]
 BROKEN = [pipeline.Step("mark", None), pipeline.Step("raise", "a:*"), pipeline.Step("closed", "b:*")]
 
 

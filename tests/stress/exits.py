@@ -10,8 +10,10 @@ import multiprocessing
 import os
 import sys
 import threading
+from pathlib import Path
 
 from tests.stress.kit import watchdog
+
 from zupa import BusConfig, ReducerEventBus
 from zupa.ports import ExportResult
 
@@ -26,7 +28,7 @@ class FileExporter:
     def export(self, batch):
         if self.hangs:
             threading.Event().wait()
-        with open(self.path, "a", encoding="utf-8") as file:
+        with Path(self.path).open("a", encoding="utf-8") as file:
             file.writelines(f"{event.name}\n" for event in batch)
         return ExportResult.SUCCESS
 
@@ -34,7 +36,7 @@ class FileExporter:
         return True
 
     def shutdown(self, timeout_millis=0):
-        with open(self.path, "a", encoding="utf-8") as file:
+        with Path(self.path).open("a", encoding="utf-8") as file:
             file.write("shutdown\n")
 
 
@@ -103,23 +105,21 @@ def gone(path):
     os._exit(0)
 
 
-BUS_IN_CHILD = None
+IN_CHILD = []
 
 
 def _inherited():
-    emit(BUS_IN_CHILD, 3)
+    emit(IN_CHILD[0], 3)
 
 
 def _own(path):
-    global BUS_IN_CHILD
-    BUS_IN_CHILD = make(path)
-    emit(BUS_IN_CHILD, 3)
+    IN_CHILD.append(make(path))
+    emit(IN_CHILD[0], 3)
 
 
 def multiprocessing_fork(path):
-    global BUS_IN_CHILD
-    BUS_IN_CHILD = make(path)
-    BUS_IN_CHILD.emit("a", "parent")
+    IN_CHILD.append(make(path))
+    IN_CHILD[0].emit("a", "parent")
     process = multiprocessing.get_context("fork").Process(target=_inherited)
     process.start()
     process.join(20)

@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
+import signal
 import sys
 import threading
 import warnings
 
 import msgspec
+from tests.stress.kit import check_ledgers, quick, report, setting
 
-from tests.stress.kit import check_ledgers, quick, report, setting, watchdog
 from zupa import ReducerEventBus
 from zupa.bus import _process
 from zupa.ports import ExportResult
@@ -40,7 +42,7 @@ class PipeExporter:
 
 def child(bus, exporter, number, fd, parent_boot_id):
     """What a child does; its last line says how it went."""
-    watchdog(15)
+    signal.alarm(15)
     exporter.fd = fd
     inherited = bus.statistics()
     check_ledgers(inherited)
@@ -64,7 +66,7 @@ def child(bus, exporter, number, fd, parent_boot_id):
 def fork_child(bus, exporter, number):
     """Fork one child; return how it ended, its facts, and how many events it exported."""
     read, write = os.pipe()
-    parent_boot_id = bus.statistics().boot_id
+    parent_boot_id = bus._boot_id  # not by statistics(): its lock may be what is held
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -78,7 +80,7 @@ def fork_child(bus, exporter, number):
         finally:
             os._exit(status)
     os.close(write)
-    with open(read, "rb") as pipe:
+    with os.fdopen(read, "rb") as pipe:
         lines = [msgspec.json.decode(line) for line in pipe]
     _, status = os.waitpid(pid, 0)
     facts = lines[-1] if lines and isinstance(lines[-1], dict) else {}
@@ -122,7 +124,9 @@ def held(lock, function):
 
 def main():
     warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of what is tested here
-    watchdog(setting("ZUPA_STRESS_SECONDS", 100))
+    # Not by faulthandler's thread, which a child would wait for when it sets a timer of its own.
+    faulthandler.register(signal.SIGALRM, chain=True)
+    signal.alarm(setting("ZUPA_STRESS_SECONDS", 100))
     forks, threads = setting("ZUPA_STRESS_FORKS", 100), setting("ZUPA_STRESS_THREADS", 8)
     exporter = PipeExporter()
     bus = ReducerEventBus(quick(max_queue_size=512, linger_millis=0), exporters=[exporter])

@@ -10,6 +10,7 @@ import signal
 import threading
 
 from tests.stress.kit import Calls, Recorder, check_ledgers, quick, report, setting, watchdog
+
 from zupa import ReducerEventBus
 
 

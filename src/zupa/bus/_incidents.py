@@ -60,6 +60,9 @@ class IncidentLog:
     def report_losses(self, dropped: dict[str, int], *, final: bool = False) -> None:
         """Compare *dropped* with the last call and log when a loss starts, goes on for 30 s, ends, or at shutdown."""
         now = self._monotonic_ns()
+        dropped = {
+            reason: count for reason, count in dropped.items() if reason != "fork_discarded"
+        }  # the parent has them
         with self._lock:
             news = dropped != self._loss and sum(dropped.values()) > sum(self._loss.values())
             if news:

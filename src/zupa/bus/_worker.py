@@ -29,6 +29,10 @@ from zupa.bus._stage import ExecutionStage, Slice, SupersededError
 from zupa.config import BusConfig
 from zupa.ports import Clock
 
+YIELD_S: Final = 20e-6
+"""Pause between slices. `sleep(0)` would give the GIL back and take it again before a waiting engine has woken up; this
+is long enough for it to be taken, and costs nobody anything."""
+
 STUCK_NS: Final = 5 * 1_000_000_000
 REPORT_EVERY: Final = 64
 """Slices after which losses are looked at even if the worker never idles."""
@@ -204,7 +208,7 @@ class Worker:
             self._slices += 1
             if self._slices % REPORT_EVERY == 0:  # under constant load there is no idle moment to do it
                 self._report_losses()
-            time.sleep(0)
+            time.sleep(YIELD_S)
         return True
 
     def _fetch(self, *, wait: bool) -> bool:

@@ -8,8 +8,8 @@ import threading
 import time
 
 import pytest
-
 from tests.stress.kit import FakeClock, Recorder, check_ledgers, wait_until
+
 from zupa import ConfigurationError
 from zupa.ports import ExportResult
 

@@ -6,8 +6,8 @@ import logging
 import threading
 
 import pytest
-
 from tests.stress.kit import FakeClock, Gate, wait_until
+
 from zupa.bus._incidents import INTERVAL_NS, IncidentLog
 
 
@@ -57,11 +57,11 @@ def test_an_incident_is_logged_at_most_every_30_seconds(incidents, clock, lines)
 
 
 def test_incidents_show_hostile_errors(incidents, lines):
-    class Loud(Exception):
+    class LoudError(Exception):
         def __str__(self):
             raise ValueError
 
-    incidents.report("key", "%s", Loud())
+    incidents.report("key", "%s", LoudError())
     assert "unprintable" in lines.lines[0]
 
 
@@ -89,6 +89,13 @@ def test_a_loss_is_logged_when_it_starts_goes_on_and_ends(incidents, clock, line
     assert report(9) == []
     assert "10 events were lost so far" in report(10)[0]
     assert "10 events were lost until shutdown" in report(10, final=True)[0]
+
+
+def test_what_a_fork_leaves_to_its_parent_is_no_loss(incidents, lines):
+    incidents.report_losses({"fork_discarded": 3}, final=True)
+    assert lines.lines == []
+    incidents.report_losses({"fork_discarded": 3, "queue_full": 1}, final=True)
+    assert "1 events were lost until shutdown (queue_full=1)" in lines.lines[0]
 
 
 def test_nothing_is_said_at_shutdown_where_nothing_was_lost(make_bus, lines):

@@ -6,8 +6,8 @@ import gc
 import threading
 
 import pytest
-
 from tests.stress.kit import Calls, Gate, Recorder, check_ledgers, check_monotonic, in_threads
+
 from zupa import Event
 from zupa.bus._queue import CHUNK, estimate_bytes
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 
 import pytest
-
 from tests.stress.kit import FakeClock, Recorder, check_ledgers, check_seqs
+
 from zupa import ConfigurationError, Event, PatternError
 from zupa.bus._bus import MAX_DEPTH
 from zupa.bus._reducers import MAX_FAN_OUT

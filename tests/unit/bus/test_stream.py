@@ -6,7 +6,6 @@ import asyncio
 import gc
 
 import pytest
-
 from tests.stress.kit import wait_until
 
 
@@ -81,8 +80,7 @@ def test_a_stream_ends_when_the_bus_shuts_down(make_bus, waiting):
         await asyncio.sleep(0)
         emit(bus, 5)
         if waiting:
-            while len(seen) < 5:
-                await asyncio.sleep(0)
+            assert await bus.aflush(10_000)
         await bus.aclose()
         await asyncio.wait_for(task, 10)
         return seen

@@ -8,8 +8,8 @@ import threading
 import time
 
 import pytest
-
 from tests.stress.kit import Calls, Gate, check_ledgers, wait_until
+
 from zupa import ConfigurationError, PatternError
 
 ERRORS = [ValueError, SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError]

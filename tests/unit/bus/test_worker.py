@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import threading
 import time
 from collections import UserDict
 
 import pytest
-
 from tests.stress.kit import Calls, FakeClock, Gate, Recorder, check_ledgers, check_seqs, in_threads, wait_until
+
 from zupa import ReducerEventBus
 from zupa.bus import _worker
 
@@ -41,10 +42,8 @@ class Rendezvous:
         self.barrier = threading.Barrier(2)
 
     def acquire(self, *args, **kwargs):
-        try:
+        with contextlib.suppress(threading.BrokenBarrierError):
             self.barrier.wait(1)
-        except threading.BrokenBarrierError:
-            pass
         return self.lock.acquire()
 
     def release(self):
