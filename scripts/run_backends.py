@@ -25,7 +25,8 @@ def main() -> int:
         print(f"{' and '.join(missing)} not built: run `make backends` (it needs Go)", file=sys.stderr)
         return 1
     processes = [subprocess.Popen(command, cwd=ROOT) for command in commands]
-    print("OTLP: http://localhost:4317 (gRPC), http://localhost:4318 (HTTP); Jaeger: http://localhost:16686", flush=True)
+    print("OTLP: http://localhost:4317 (gRPC), http://localhost:4318 (HTTP)", flush=True)
+    print("Jaeger: http://localhost:16686", flush=True)
     try:
         os.wait()
     except KeyboardInterrupt:

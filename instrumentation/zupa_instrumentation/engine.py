@@ -70,8 +70,9 @@ class EngineInstrumentor(BaseInstrumentor):  # type: ignore[misc] # opentelemetr
         """Start to emit. Calling it again only changes the settings that are given.
 
         Args:
-            **kwargs: ``bus`` (an `EventBus`; the process's default bus when not given), ``sampler`` (parent, trace id and
-                span name to bool, asked for each run), ``clock``, ``id_generator``, and what `BaseInstrumentor` takes.
+            **kwargs: ``bus`` (an `EventBus`; the process's default bus when not given), ``sampler`` (parent, trace id
+                and span name to bool, asked for each run), ``clock``, ``id_generator``, and what `BaseInstrumentor`
+                takes.
 
         Raises:
             ConfigurationError: ``bus`` is not an event bus.

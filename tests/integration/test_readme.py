@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+BLOCKS = re.findall(
+    r"^```(\w+)\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+)
 PYTHON = [code for language, code in BLOCKS if language == "python"]
 SHELL = [line for language, code in BLOCKS if language == "bash" for line in code.splitlines() if line.strip()]
 
@@ -38,11 +40,21 @@ def test_python_block_runs(code, tmp_path):
     script.write_text(code, encoding="utf-8")
     command = [sys.executable, "-W", "error", str(script)]
     if is_test:
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(script)]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "--rootdir",
+            str(tmp_path),
+            str(script),
+        ]
 
     result = run(command)
 
-    assert 0 == result.returncode, result.stdout + result.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 @pytest.mark.parametrize("line", SHELL)
@@ -63,7 +75,7 @@ def test_shell_line_does_what_it_says(line, tmp_path):
 
         result = run([sys.executable, "-m", "zupa", *command[1:]], **extra)
 
-        assert 0 == result.returncode, result.stdout + result.stderr
+        assert result.returncode == 0, result.stdout + result.stderr
         assert "imbalance=0" in result.stdout
         receiver.wait_for(n_spans=10, n_logs=10, timeout=10)
 
@@ -71,7 +83,7 @@ def test_shell_line_does_what_it_says(line, tmp_path):
 def test_settings_table_is_true():
     from zupa import BusConfig
 
-    table = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Settings")[2].partition("##")[0]
+    table = README.partition("## Settings")[2].partition("##")[0]
     rows = re.findall(r"^\| `(\w+)` \| (?:`(\w+)`)? *\| `?([\w. ]+?)`? \|", table, re.MULTILINE)
     config = BusConfig()
 

@@ -195,12 +195,15 @@ def _check_exporters(outcome: Outcome) -> None:
     passed = final.delivered + final.fanned_out
     whole = final.exported["whole"]
     assert whole.dropped or not schedule.slow_exporter, (schedule, "the slow exporter kept up", final)
-    assert whole.offered == passed, (schedule, final)
+    # The bus may give up, at a shutdown, on events that it had offered to its exporters already, and to some only.
+    given_up = final.dropped.get("shutdown_timeout", 0) + final.dropped.get("already_shutdown", 0)
+    slack = range(1 if schedule.shutdown_at is None else 3 * given_up + 1)
+    assert whole.offered - passed in slack, (schedule, final)
     assert whole.exported == len(outcome.whole.events), (schedule, final)
     assert whole.offered == len(outcome.whole.events) + sum(whole.dropped.values()), (schedule, final)
     if "flawed" in final.exported:
         flawed = final.exported["flawed"]
-        assert flawed.offered == passed, (schedule, final)
+        assert flawed.offered - passed in slack, (schedule, final)
         assert flawed.exported + flawed.failed + flawed.rejected == len(outcome.flawed.events), (schedule, final)
     for recorder in (outcome.whole, outcome.some, outcome.flawed):
         assert recorder.concurrent == 0

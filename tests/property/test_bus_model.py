@@ -78,7 +78,7 @@ class BusMachine(RuleBasedStateMachine):
     def unsubscribe(self, subscribed):
         handler, remove = subscribed
         self.settle()
-        self.handlers.remove(handler)
+        self.handlers = [other for other in self.handlers if other is not handler]  # equal ones are not the same
         remove()
         remove()
 

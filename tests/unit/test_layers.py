@@ -6,6 +6,7 @@ import ast
 from pathlib import Path
 
 import pytest
+
 import zupa
 import zupa.bus
 import zupa.engine
@@ -40,15 +41,15 @@ def offenders(root: Path) -> list[str]:
 
 
 def test_sdk_is_imported_only_where_it_may_be():
-    assert [] == offenders(Path(zupa.__file__).parent)
-    assert [] == offenders(Path(zupa_instrumentation.__file__).parent)
+    assert offenders(Path(zupa.__file__).parent) == []
+    assert offenders(Path(zupa_instrumentation.__file__).parent) == []
 
 
 def test_the_check_can_fail(tmp_path):
     (tmp_path / "bus").mkdir()
     (tmp_path / "bus" / "bad.py").write_text("from opentelemetry.sdk.trace import ReadableSpan\n", encoding="utf-8")
 
-    assert ["bus/bad.py imports opentelemetry.sdk.trace.ReadableSpan"] == offenders(tmp_path)
+    assert offenders(tmp_path) == ["bus/bad.py imports opentelemetry.sdk.trace.ReadableSpan"]
 
 
 @pytest.mark.parametrize(
@@ -56,4 +57,4 @@ def test_the_check_can_fail(tmp_path):
 )
 def test_all_is_sorted_and_importable(module):
     assert len(set(module.__all__)) == len(module.__all__)
-    assert [] == [name for name in module.__all__ if not hasattr(module, name)]
+    assert [name for name in module.__all__ if not hasattr(module, name)] == []
