@@ -64,7 +64,8 @@ class BusStatistics(msgspec.Struct, frozen=True):
         filtered: A reducer returned None (or an empty list) for it.
         fanned_out: Events beyond the first that reducers made of one; not part of the law.
         dropped: Reason to count: `queue_full`, `bytes_full`, `already_shutdown`, `invalid_event`, `reducer_error`
-            (a reducer that fails closed raised), `reentrant` (feedback loop), `fork_discarded`, `shutdown_timeout`.
+            (a reducer that fails closed raised), `reentrant` (feedback loop), `fork_discarded`, `shutdown_timeout`,
+            `internal_error` (the worker's thread died, or was replaced, with the event in its hands).
         queued: Waiting in the ingest queue.
         in_flight: Taken by the worker, not yet through.
         degraded: Events whose payload could not be carried whole (cycles, huge integers, raising ``__str__``, ...).

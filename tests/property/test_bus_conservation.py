@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.stress.kit import Calls, Recorder, check_ledgers, check_monotonic, check_seqs, in_threads, quick
 
 from zupa import Event, ReducerEventBus
-from zupa.bus._bus import MAX_DEPTH
+from zupa.bus._ingest import MAX_DEPTH
 from zupa.ports import ExportResult
 
 FAULTS = frozenset(

@@ -7,7 +7,7 @@ import threading
 import pytest
 from tests.stress.kit import Recorder, check_ledgers
 
-from zupa.bus._bus import MAX_DEPTH
+from zupa.bus._ingest import MAX_DEPTH
 
 
 @pytest.fixture
