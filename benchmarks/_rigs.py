@@ -26,6 +26,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 
 from zupa import BusConfig, Event, ExportResult, ReducerEventBus
 from zupa.otel import OtelEventExporter, build_resource
+from zupa.otel._otlp_grpc import GrpcLogExporter, GrpcSpanExporter
 
 SERVICE: Final = "benchmark"
 DEFAULT_QUEUE: Final = 2048
@@ -171,7 +172,7 @@ def open_zupa(setup: Setup) -> Iterator[Rig]:
     else:
         setup.receiver.take_counts()
         endpoint = setup.receiver.grpc_endpoint
-        exporters = OTLPSpanExporter(endpoint), OTLPLogExporter(endpoint)
+        exporters = GrpcSpanExporter(endpoint), GrpcLogExporter(endpoint)
         bus.add_exporter(OtelEventExporter(*exporters, resource=build_resource(SERVICE)))
     if setup.blocked:
 

@@ -54,7 +54,7 @@ def run(report: Report, receiver: Receiver, *, quick: bool) -> None:
         "engine: full export against none",
         "A node's time is that between its start and the next node's. A node spins until its thread has used the CPU "
         "time (or, in the wall case, until the time has passed, which hides what others take from it meanwhile). "
-        "zupa exports two spans and, with logs, three log records a node; the spans by hand are two a node.",
+        "zupa exports two spans and, with logs, two log records a node; the spans by hand are two a node.",
         f"The engine is never idle: exporting takes its time from the nodes, or drops. Read the last columns too. "
         f"`{HOOKS}` is the instrumentation alone, `{NO_EXPORT}` everything but exporting.",
     )

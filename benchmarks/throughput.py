@@ -22,6 +22,7 @@ from opentelemetry.util.types import AttributeValue
 
 from zupa import BusConfig, Event, ExportResult, ReducerEventBus, Transition
 from zupa.otel import OtelEventExporter, build_resource
+from zupa.otel._otlp_grpc import GrpcSpanExporter
 
 ZUPA: Final = "zupa: emit, bus, OtelEventExporter, OTLP/gRPC"
 SDK: Final = "OTel SDK: start_span/end, BatchSpanProcessor, OTLP/gRPC"
@@ -132,7 +133,7 @@ def _transition(span_id: int) -> Transition:
 
 @contextlib.contextmanager
 def _open_zupa(receiver: Receiver) -> Iterator[_Pipeline]:
-    exporter = OtelEventExporter(OTLPSpanExporter(receiver.grpc_endpoint), resource=build_resource(SERVICE))
+    exporter = OtelEventExporter(GrpcSpanExporter(receiver.grpc_endpoint), resource=build_resource(SERVICE))
     with ReducerEventBus(BusConfig(), exporters=[exporter]) as bus:
 
         def produce(count: int) -> None:
@@ -160,7 +161,7 @@ def _open_sdk(receiver: Receiver) -> Iterator[_Pipeline]:
 
 @contextlib.contextmanager
 def _open_zupa_export(receiver: Receiver) -> Iterator[_Pipeline]:
-    exporter = OtelEventExporter(OTLPSpanExporter(receiver.grpc_endpoint), resource=build_resource(SERVICE))
+    exporter = OtelEventExporter(GrpcSpanExporter(receiver.grpc_endpoint), resource=build_resource(SERVICE))
     events: list[Event] = []
     with ReducerEventBus(BusConfig()) as bus:
         bus.subscribe("*", events.append)

@@ -165,16 +165,26 @@ class OtelEventExporter:
         return mapped, unmappable
 
     def _map_one(self, event: Event) -> Mapped:
-        item = map_event(event, self._resource, mapping=self._mapping, limits=self._limits)
+        item = self._map_with(event, self._limits)
         if item.size <= self._max_request_bytes:
             return item
         limits = cut_limits(self._limits)
         degraded = [*_reasons(event.metadata.get("degraded")), "values_cut"]
         marked = event.replace(metadata={**event.metadata, "degraded": degraded})
-        item = map_event(marked, self._resource, mapping=self._mapping, limits=limits)
+        item = self._map_with(marked, limits)
         if item.size > self._max_request_bytes:
             raise ValueError("the event is larger than a request may be")
         return item
+
+    def _map_with(self, event: Event, limits: Limits) -> Mapped:
+        return map_event(
+            event,
+            self._resource,
+            mapping=self._mapping,
+            limits=limits,
+            spans=bool(self._spans),
+            logs=bool(self._logs),
+        )
 
     def _send(self, export: Callable[[list[Any]], Any], items: list[tuple[int, _Item, int]], outcome: _Outcome) -> None:
         for chunk in _chunks(items, self._max_request_bytes):

@@ -70,8 +70,10 @@ def map_event(
     *,
     mapping: Mapping = DEFAULT_MAPPING,
     limits: Limits = DEFAULT_LIMITS,
+    spans: bool = True,
+    logs: bool = True,
 ) -> Mapped:
-    """Map *event* as *mapping* says.
+    """Map *event* as *mapping* says; without *spans* or *logs* these are not made, which saves the work.
 
     Raises:
         UnmappableError: the event holds something that OTLP cannot carry.
@@ -83,12 +85,15 @@ def map_event(
     payload = event.payload
     walk = Walk(limits.span_value_length)
     if row.signal is Signal.LOG or not _is_complete_span(event, payload):
+        if not logs:
+            return Mapped()
         log = _log(event, payload, row, resource, scope, limits)
         return Mapped(None, log[0], log[1])
-    span = _span(event, payload, row, resource, scope, limits, walk) if event.trace_flags & 1 else None
+    sampled = spans and event.trace_flags & 1
+    span = _span(event, payload, row, resource, scope, limits, walk) if sampled else None
     size = walk.size
     exception = None
-    if row.exception_log and payload.get("phase") == "failed" and payload.get("error"):
+    if logs and row.exception_log and payload.get("phase") == "failed" and payload.get("error"):
         exception, more = _exception_log(event, payload, resource, scope, limits)
         size += more
     return Mapped(span, exception, size)

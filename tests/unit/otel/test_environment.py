@@ -5,10 +5,6 @@ from __future__ import annotations
 import traceback
 
 import pytest
-from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter as GrpcLogs
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcSpans
-from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter as HttpLogs
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpSpans
 from opentelemetry.sdk._logs.export import ConsoleLogRecordExporter
 from opentelemetry.sdk.trace import sampling
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter
@@ -16,6 +12,10 @@ from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 from zupa.errors import ConfigurationError
 from zupa.otel import _environment as environment_module
 from zupa.otel import build_exporters, build_resource, build_sampler, sdk_disabled
+from zupa.otel._otlp_grpc import GrpcLogExporter as GrpcLogs
+from zupa.otel._otlp_grpc import GrpcSpanExporter as GrpcSpans
+from zupa.otel._otlp_http import HttpLogExporter as HttpLogs
+from zupa.otel._otlp_http import HttpSpanExporter as HttpSpans
 from zupa.otel._values import Limits
 
 

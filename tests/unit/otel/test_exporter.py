@@ -113,8 +113,22 @@ def test_one_bad_event_is_rejected_alone():
 
 
 def test_a_batch_of_bad_events_only_is_all_rejected():
-    exporter = OtelEventExporter(Spans(), resource=RESOURCE)
+    exporter = OtelEventExporter(None, InMemoryLogRecordExporter(), resource=RESOURCE)
     assert exporter.export([log_event(junk=object())]) == ExportResult(rejected=1, error_type="invalid_event")
+
+
+def test_what_nobody_exports_is_not_made(monkeypatch):
+    def fail(*args, **kwargs):
+        raise AssertionError("made for nobody")
+
+    spans, logs = InMemorySpanExporter(), InMemoryLogRecordExporter()
+    with monkeypatch.context() as patched:
+        patched.setattr("zupa.otel._mapping._record", fail)
+        OtelEventExporter(spans, resource=RESOURCE).export([log_event(1), node_event(2)])
+    with monkeypatch.context() as patched:
+        patched.setattr("zupa.otel._mapping._span", fail)
+        OtelEventExporter(None, logs, resource=RESOURCE).export([log_event(1), node_event(2)])
+    assert (len(spans.get_finished_spans()), len(logs.get_finished_logs())) == (1, 1)
 
 
 def test_a_failed_log_export_with_good_spans_is_a_partial_rejection():
