@@ -232,8 +232,10 @@ class Worker:
         queue, ledger, pending = self._queue, self._ledger, self._pending
         with ledger.lock:
             ledger.high_watermark = max(ledger.high_watermark, len(queue))
+            # A backlog asks for larger slices: each pause costs the worker up to the interpreter's switch interval.
+            limit = max(self._slice_size, len(queue) // 4)
             with contextlib.suppress(Empty):
-                pending.extend(islice(iter(queue.get_nowait, _NOTHING), max(0, self._slice_size - len(pending))))
+                pending.extend(islice(iter(queue.get_nowait, _NOTHING), max(0, limit - len(pending))))
             items: list[tuple[Any, ...]] = []
             marker = None
             charges = used = 0

@@ -154,9 +154,12 @@ class OtelEventExporter:
     def _map(self, batch: Sequence[Event]) -> tuple[list[tuple[int, Mapped]], int]:
         mapped: list[tuple[int, Mapped]] = []
         unmappable = 0
+        # Offer the GIL to the engine now and then (see zupa.bus._worker), less often the more there is to do: a busy
+        # engine gives it back only at the interpreter's switch interval.
+        stride = max(YIELD_EVERY, len(batch) // YIELD_EVERY)
         for index, event in enumerate(batch):
-            if not index % YIELD_EVERY:
-                time.sleep(YIELD_S)  # offer the GIL to the engine; see zupa.bus._worker
+            if not index % stride:
+                time.sleep(YIELD_S)
             try:
                 mapped.append((index, self._map_one(event)))
             except Exception as error:  # noqa: BLE001 - a user's row or a hostile value may raise anything
