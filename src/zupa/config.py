@@ -36,8 +36,8 @@ class BusConfig(msgspec.Struct, frozen=True, kw_only=True):
         shutdown_timeout_millis: The one deadline for a `shutdown()` without argument and for the exit of the process.
         linger_millis: How long the worker lets a burst collect after its first event, so that the burst costs one
             wake-up. A flush, or a queue that fills, cuts it short.
-        slice_size: Events that the worker handles before it yields the GIL: about 0.3 ms of work. A backlog makes slices
-            larger, up to a quarter of what is queued.
+        slice_size: Events that the worker handles before it yields the GIL: about 0.3 ms of work. A backlog makes
+            slices larger, up to a quarter of what is queued.
         slow_subscriber_millis: A sync subscriber that takes longer than this for one event is moved to a queue and a
             thread of its own.
         drop_policy: What a full queue does.
