@@ -169,10 +169,16 @@ class ReducerEventBus(IngestStage):
             Whether everything was handled. What was not is counted as dropped (`shutdown_timeout`). Idempotent.
         """
         timeout = self._config.shutdown_timeout_millis if timeout_millis is None else timeout_millis
+        request = self.begin_shutdown(timeout)
+        return True if request is None else self.finish_shutdown(request, timeout)
+
+    def begin_shutdown(self, timeout_millis: float) -> FlushRequest | None:
         if not self._close():
-            return True
-        request = self._begin(timeout, closing=True, blocked_loop=current_loop())
-        return self._finish(request.wait(timeout / 1e3))
+            return None
+        return self._begin(timeout_millis, closing=True, blocked_loop=current_loop())
+
+    def finish_shutdown(self, request: FlushRequest, timeout_millis: float) -> bool:
+        return self._finish(request.wait(timeout_millis / 1e3))
 
     async def aclose(self) -> None:
         """`shutdown` that awaits instead of blocking the event loop."""

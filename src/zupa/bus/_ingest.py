@@ -14,6 +14,7 @@ from zupa.bus import _process
 from zupa.bus._assemble import check_call, resolve_names
 from zupa.bus._context import get_context
 from zupa.bus._dispatch import Dispatcher
+from zupa.bus._flush import FlushRequest
 from zupa.bus._incidents import IncidentLog
 from zupa.bus._ledger import Ledger
 from zupa.bus._queue import CHUNK, IngestQueue, estimate_bytes
@@ -191,8 +192,12 @@ class IngestStage(abc.ABC):
     # -- the process --------------------------------------------------------------------------------------------------
 
     @abc.abstractmethod
-    def shutdown(self, timeout_millis: float | None = None) -> bool:
-        """Flush and stop; the exit hook calls it."""
+    def begin_shutdown(self, timeout_millis: float) -> FlushRequest | None:
+        """Take no more events and begin to flush; the exit hook calls it. None when that was done before."""
+
+    @abc.abstractmethod
+    def finish_shutdown(self, request: FlushRequest, timeout_millis: float) -> bool:
+        """Wait for what `begin_shutdown` returned, count what is left, and return whether everything was handled."""
 
     def _start(self) -> None:
         if self._pid != os.getpid():

@@ -10,6 +10,8 @@ import time
 import weakref
 from typing import Protocol
 
+from zupa.bus._flush import FlushRequest
+
 
 class ProcessAware(Protocol):
     """A bus, as far as fork and exit are concerned."""
@@ -18,7 +20,9 @@ class ProcessAware(Protocol):
 
     def reset_after_fork(self) -> None: ...
 
-    def shutdown(self, timeout_millis: float | None = None) -> bool: ...
+    def begin_shutdown(self, timeout_millis: float) -> FlushRequest | None: ...
+
+    def finish_shutdown(self, request: FlushRequest, timeout_millis: float) -> bool: ...
 
 
 _live: weakref.WeakSet[ProcessAware] = weakref.WeakSet()
@@ -60,9 +64,13 @@ def shutdown_all() -> None:
     buses = list(_live)
     if not buses:
         return
-    deadline = time.monotonic() + max(bus.exit_timeout_millis for bus in buses) / 1e3
-    for bus in buses:
-        bus.shutdown(min(bus.exit_timeout_millis, max(1.0, (deadline - time.monotonic()) * 1e3)))
+    # All at once, not one after another: a bus whose exporter hangs must not use up the time of those behind it.
+    started = time.monotonic()
+    requests = [(bus, bus.begin_shutdown(bus.exit_timeout_millis)) for bus in buses]
+    for bus, request in requests:
+        if request is not None:
+            left_millis = bus.exit_timeout_millis - (time.monotonic() - started) * 1e3
+            bus.finish_shutdown(request, max(1.0, left_millis))
 
 
 def _after_fork_in_child() -> None:
