@@ -20,8 +20,8 @@ from typing import Any, Final
 
 import msgspec
 import wrapt
-from opentelemetry import context as context_api
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 
 from zupa import _wiring
 from zupa.engine import EngineExecutor, GraphInterrupt
@@ -184,7 +184,7 @@ class EngineInstrumentor(BaseInstrumentor):  # type: ignore[misc] # opentelemetr
     # -- our own code: may fail, guarded ------------------------------------------------------------------------------
 
     def _open_run(self, run: Any) -> RunScope | None:
-        if self._recorder is None or _suppressed():
+        if self._recorder is None or not is_instrumentation_enabled():
             return None
         resumed, checkpoint_id = None, ""
         spans: Mapping[str, Any] = {}
@@ -320,7 +320,3 @@ def _reset(variable: ContextVar[Any], token: Token[Any]) -> None:
         # The coroutine was closed in another context (garbage collection, generator-based runners): nothing of ours
         # is visible there, so there is nothing to take back.
         return
-
-
-def _suppressed() -> bool:
-    return bool(context_api.get_value("suppress_instrumentation"))

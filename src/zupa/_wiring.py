@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Mapping
 from importlib.metadata import entry_points
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 from opentelemetry import _logs as logs_api
 from opentelemetry import trace
@@ -39,8 +39,6 @@ from zupa.ports import EventExporter, Unregister
 from zupa.statistics import BusStatistics
 
 _logger = logging.getLogger("zupa")
-
-T = TypeVar("T")
 
 _lock = threading.RLock()
 _handle: Telemetry | None = None
@@ -261,7 +259,7 @@ def _default_exporters(
         if logs := (build_exporters(spans=False).logs if log_exporter is None else (log_exporter,)):
             result.append(OtelEventExporter(None, logs, resource=applications.resource))
         return result
-    from_environment = build_exporters()
+    from_environment = build_exporters(spans=span_exporter is None, logs=log_exporter is None)
     spans = from_environment.spans if span_exporter is None else (span_exporter,)
     logs = from_environment.logs if log_exporter is None else (log_exporter,)
     if not spans and not logs:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 
@@ -107,8 +105,3 @@ class BusStatistics(msgspec.Struct, frozen=True):
     def imbalance(self) -> int:
         """What the conservation law leaves unexplained: 0, always."""
         return self.emitted - (self.delivered + self.filtered + self.dropped_total + self.queued + self.in_flight)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain dicts and numbers, for logs and JSON."""
-        result: dict[str, Any] = msgspec.to_builtins(self)
-        return result

@@ -7,6 +7,7 @@ import itertools
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -199,3 +200,28 @@ def report(**facts) -> None:
     """Print what a stress script found, for the test that runs it."""
     sys.stdout.write(msgspec.json.encode(facts).decode() + "\n")
     sys.stdout.flush()
+
+
+def emit(bus, count, topic="a:b"):
+    """Emit *count* events."""
+    for index in range(count):
+        bus.emit(topic, {"index": index})
+
+
+def hanging():
+    """Return an exporter whose gate nobody opens."""
+    return Recorder(gate=threading.Event())
+
+
+def ledger(bus, name="Recorder"):
+    """Check all ledgers; return that of one exporter."""
+    statistics = bus.statistics()
+    check_ledgers(statistics)
+    return statistics.exported[name]
+
+
+def elapsed(function):
+    """Return what *function* returns, and the seconds it took."""
+    started = time.monotonic()
+    result = function()
+    return result, time.monotonic() - started

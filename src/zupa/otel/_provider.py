@@ -98,11 +98,19 @@ class ProviderEventExporter:
         self._closed = True
 
     def _feed(self, event: Event, resource: Resource) -> None:
-        item = map_event(event, resource, DEFAULT_SCOPE, mapping=self._mapping, limits=self._limits)
-        if item.span is not None and self._tracer_provider is not None:
+        item = map_event(
+            event,
+            resource,
+            DEFAULT_SCOPE,
+            mapping=self._mapping,
+            limits=self._limits,
+            spans=self._tracer_provider is not None,
+            logs=self._logger_provider is not None,
+        )
+        if item.span is not None:
             # The SDK has no public way to hand in a span that is over; its own Tracer does the same at `end()`.
             self._tracer_provider._active_span_processor.on_end(item.span)  # noqa: SLF001
-        if item.log is not None and self._logger_provider is not None:
+        if item.log is not None:
             record = ReadWriteLogRecord(
                 item.log.log_record, resource, item.log.instrumentation_scope, limits=self._log_limits
             )

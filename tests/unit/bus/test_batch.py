@@ -8,33 +8,12 @@ import threading
 import time
 
 import pytest
-from tests.stress.kit import Recorder, check_ledgers, wait_until
+from tests.stress.kit import Recorder, check_ledgers, elapsed, emit, hanging, ledger, wait_until
 
 from zupa import ConfigurationError
 from zupa.ports import ExportResult
 
 HOUR = 3_600_000
-
-
-def emit(bus, count, topic="a:b"):
-    for index in range(count):
-        bus.emit(topic, {"index": index})
-
-
-def hanging():
-    return Recorder(gate=threading.Event())
-
-
-def ledger(bus, name="Recorder"):
-    statistics = bus.statistics()
-    check_ledgers(statistics)
-    return statistics.exported[name]
-
-
-def elapsed(function):
-    started = time.monotonic()
-    result = function()
-    return result, time.monotonic() - started
 
 
 def test_a_full_batch_is_exported_without_waiting_for_the_delay(make_bus):

@@ -3,33 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
-from tests.stress.kit import FakeClock, Recorder, check_ledgers, wait_until
+from tests.stress.kit import FakeClock, Recorder, elapsed, emit, hanging, ledger, wait_until
 
 HOUR = 3_600_000
-
-
-def emit(bus, count, topic="a:b"):
-    for index in range(count):
-        bus.emit(topic, {"index": index})
-
-
-def hanging():
-    return Recorder(gate=threading.Event())
-
-
-def ledger(bus, name="Recorder"):
-    statistics = bus.statistics()
-    check_ledgers(statistics)
-    return statistics.exported[name]
-
-
-def elapsed(function):
-    started = time.monotonic()
-    result = function()
-    return result, time.monotonic() - started
 
 
 def test_an_exporter_can_be_detached(make_bus):

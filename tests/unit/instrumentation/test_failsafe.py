@@ -126,7 +126,7 @@ def test_a_recorder_that_raises(expected, instrumentor, make_bus, monkeypatch, c
     assert records[0].exc_info[0] is Sabotage
 
 
-@pytest.mark.parametrize("function", ["_suppressed", "_phase_of", "parse_traceparent", "traceparent"])
+@pytest.mark.parametrize("function", ["is_instrumentation_enabled", "_phase_of", "parse_traceparent", "traceparent"])
 def test_helpers_that_raise(expected, instrumentor, make_bus, monkeypatch, function):
     monkeypatch.setattr(instrumentation, function, sabotage)
     instrumentor.instrument(bus=make_bus())
